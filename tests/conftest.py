@@ -1,0 +1,22 @@
+"""Shared set-up of the tests: eight virtual devices, parsed flags, and where shared data lies."""
+
+import os
+import pathlib
+
+from absl import flags
+import jax
+import pytest
+
+# Before any device is touched. Grain's worker processes read absl's flags.
+jax.config.update('jax_num_cpu_devices', 8)
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope='session')
+def shared() -> pathlib.Path:
+  """The folder of shared material; a test that needs it is skipped where it is absent."""
+  root = pathlib.Path(__file__).resolve().parents[1]
+  path = pathlib.Path(os.environ.get('DFREC_SHARED', root.parent / 'shared'))
+  if not path.is_dir():
+    pytest.skip(f'Shared material is not at {path}; set DFREC_SHARED.')
+  return path
