@@ -1,0 +1,1 @@
+"""Triplets of faces: sources, transforms, and the loader. Nothing here knows of models."""

@@ -129,16 +129,35 @@ def from_torch(arrays: Mapping[str, np.ndarray], table: Table, network: str) -> 
   return variables
 
 
-def to_torch(variables: Mapping[str, Any], table: Table, network: str) -> dict[str, np.ndarray]:
+def to_torch(
+  variables: Mapping[str, Any],
+  table: Table,
+  network: str,
+  fill: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
   """The PyTorch tensors, in the table's order: the inverse of `from_torch`.
 
   Integers become int64, which is PyTorch's type for them and not JAX's.
 
+  Args:
+    variables: collections; other ones than the table's are ignored. A model that was trained here
+      has no `unused`: then step counters are 0.
+    table: rows of the network.
+    network: its name, for errors.
+    fill: the other unused tensors of a model that was trained here.
+
   Raises:
     ValueError: naming every array that `table` expects and `variables` lacks, or the reverse.
   """
-  leaves = dict(_leaves(variables))
   wanted = {(tensor.collection, *tensor.path): name for name, tensor in table.items()}
+  collections = {path[0] for path in wanted}
+  leaves = {path: leaf for path, leaf in _leaves(variables) if path[0] in collections}
+  if 'unused' not in variables:
+    for path, name in wanted.items():
+      if name.endswith('.num_batches_tracked'):
+        leaves[path] = np.zeros((), np.int64)
+      elif fill and name in fill:
+        leaves[path] = fill[name]
   problems = [f'missing {"/".join(path)}' for path in wanted if path not in leaves]
   problems += [f'extra {"/".join(path)}' for path in leaves if path not in wanted]
   if problems:

@@ -1,0 +1,187 @@
+"""What every configuration starts from, and the one parser of their arguments."""
+
+from typing import Any
+
+import ml_collections
+
+from dfrec_jax.errors import InputError
+
+
+def parse_arguments(arguments: str | None, **defaults: Any) -> ml_collections.ConfigDict:
+  """Parses what follows the colon of `--config=configs/NAME.py:runlocal,size=S/16`.
+
+  `runlocal` alone means `runlocal=True`; values take the type of their default.
+
+  Raises:
+    InputError: an unknown argument, or a value of another type.
+  """
+  defaults = {'runlocal': False, **defaults}
+  values = dict(defaults)
+  for item in filter(None, (arguments or '').split(',')):
+    name, given, text = item.partition('=')
+    if name not in defaults:
+      raise InputError(
+        f'The configuration has no argument {name!r}; it takes {", ".join(sorted(defaults))}.'
+      )
+    if not given and not isinstance(defaults[name], bool):
+      raise InputError(f'The argument {name} needs a value: {name}=...')
+    values[name] = _parse_value(name, text if given else 'true', type(defaults[name]))
+  return ml_collections.ConfigDict(values)
+
+
+def _parse_value(name: str, text: str, kind: type) -> Any:
+  if kind is bool:
+    if text.lower() in ('true', '1', 'false', '0'):
+      return text.lower() in ('true', '1')
+    raise InputError(f'The argument {name} is true or false, not {text!r}.')
+  try:
+    return kind(text)
+  except ValueError as error:
+    raise InputError(f'The argument {name} is of type {kind.__name__}, not {text!r}.') from error
+
+
+def base() -> ml_collections.ConfigDict:
+  """The settings that most configurations share; every field that the program reads is here."""
+  config = ml_collections.ConfigDict()
+  config.name = ''
+  config.seed = 0
+  config.steps = 10_000
+  config.batch_size = 16  # of all devices and hosts together
+  config.model = _model()
+  config.data = _data()
+  config.masking = ml_collections.ConfigDict(
+    dict(
+      # Masked patches are random at `start_step` and cover the whole face from `end_step` on.
+      start_step=0,
+      end_step=3_000,
+      # How often the predicted mask guides instead of the true one: what evaluation has.
+      predicted_mask_rate=0.25,
+    )
+  )
+  config.loss = _loss()
+  config.metric_encoder = ml_collections.ConfigDict(dict(name='mobilefacenet', weights=''))
+  config.optimizer = ml_collections.ConfigDict(
+    dict(
+      learning_rate=1e-3,
+      warmup_steps=200,
+      final_fraction=0.01,
+      weight_decay=0.05,
+      b1=0.9,
+      b2=0.95,  # as masked autoencoders are trained
+      eps=1e-8,
+      clip_norm=1.0,
+      accumulate_steps=1,
+      # Learning rate of each network relative to `learning_rate`.
+      module_scale=dict(ism=1.0, sirm=1.0, tirm=1.0),
+    )
+  )
+  config.ema_decay = 0.999
+  config.mesh = ml_collections.ConfigDict(dict(data=-1, fsdp=1))
+  config.log_every = 50
+  config.checkpoint_every = 500
+  config.eval_every = 2_000
+  config.eval_examples = 64  # during training; 0 evaluates all of them
+  config.figure_rows = 8
+  config.checkpoint = ml_collections.ConfigDict(
+    dict(keep_latest=2, keep_best=1, best_metric='target_psnr', best_metric_is_low=False)
+  )
+  return config
+
+
+def _model() -> ml_collections.ConfigDict:
+  """Fields of `dfrec_jax.models.dfrec.DFREC`."""
+  return ml_collections.ConfigDict(
+    dict(
+      size='nano',
+      image_size=112,
+      indexing='aligned',
+      fusion='add',
+      source_residual=True,
+      target_residual=True,
+      mask_ratio=0.5,
+      composite=True,
+      composite_dilation=3,
+      composite_softness=2.0,
+      input_normalisation='none',
+      drop_connect=0.2,
+      dropout=0.1,
+      remat=False,
+      dtype='float32',
+    )
+  )
+
+
+def _data() -> ml_collections.ConfigDict:
+  return ml_collections.ConfigDict(
+    dict(
+      kind='synthetic',
+      # `triplets`: the folder, and the manifests within it.
+      root='',
+      train='train.csv',
+      eval='val.csv',
+      how_to_get='',
+      # `synthetic`: how many examples, of what side.
+      train_examples=100_000,
+      eval_examples=128,
+      image_size=112,
+      pristine_rate=0.25,
+      workers=0,
+      augmentation=dict(
+        flip=True,
+        crop=0.1,  # at most this much of the side
+        probability=0.2,  # of each of the following, on the forged image
+        colour=0.1,
+        blur=0.8,
+        noise=4.0,
+        jpeg=(60, 95),
+      ),
+    )
+  )
+
+
+def _loss() -> ml_collections.ConfigDict:
+  # The paper names the terms and publishes neither weights nor optimizer. These make the terms
+  # that pixels alone cannot teach (identity, attributes) about as large as L_patch's gradient
+  # once it has fallen to that of a blurred face.
+  return ml_collections.ConfigDict(
+    dict(
+      weights=dict(
+        identity=0.1,
+        perceptual=0.1,
+        attribute=0.05,
+        patch=10.0,
+        source=1.0,
+        segmentation=0.5,
+        detection=0.2,
+      ),
+      identity_encoder=dict(name='mobilefacenet', weights=''),
+      perceptual_encoder=dict(name='vgg19', weights=''),
+      encoder_dtype='float32',
+    )
+  )
+
+
+def without_encoders(config: ml_collections.ConfigDict) -> None:
+  """Switches off every term that needs a frozen encoder, and the identity metrics."""
+  config.loss.weights.update(identity=0.0, perceptual=0.0, attribute=0.0)
+  config.metric_encoder.weights = ''
+
+
+def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """`runlocal`: the same path through the program in seconds, on synthetic faces.
+
+  Only sizes and numbers change; every option of the model is kept.
+  """
+  config.steps = 4
+  config.batch_size = 8
+  config.model.update(size='test', image_size=32)
+  config.data.update(kind='synthetic', image_size=32, train_examples=64, eval_examples=8, workers=0)
+  config.masking.end_step = 2
+  config.optimizer.warmup_steps = 1
+  config.log_every = 1
+  config.checkpoint_every = 2
+  config.eval_every = 4
+  config.eval_examples = 8
+  config.figure_rows = 4
+  without_encoders(config)
+  return config

@@ -1,0 +1,43 @@
+"""DFREC on a folder of real face swaps with a manifest.
+
+  python -m dfrec_jax.main --config=configs/triplets.py:root=FOLDER,train=train.csv,eval=val.csv
+
+Data: manifests with the columns forged, source, target, mask, attack, source_identity and
+target_identity; paths are relative to the manifest's folder. Arguments:
+
+  root, train, eval   the folder and its manifests
+  size                nano, Ti/16, S/16, B/16, L/16, H/14
+  image_size          side of the model's images, in pixels
+  encoder             weights of MobileFaceNet (.npz), for the identity terms and metrics; `none`
+                      trains without the terms and does not measure identity
+  minutes of training follow from steps and batch_size
+"""
+
+from configs import common
+
+
+def get_config(arguments: str | None = None):
+  args = common.parse_arguments(
+    arguments,
+    root='../shared/faces',
+    train='train.csv',
+    eval='val.csv',
+    encoder='../shared/encoders/mobilefacenet.npz',
+    size='nano',
+    image_size=112,
+    steps=3_000,
+    batch_size=16,
+  )
+  config = common.base()
+  config.name = 'triplets'
+  config.steps = args.steps
+  config.batch_size = args.batch_size
+  config.model.update(size=args.size, image_size=args.image_size)
+  config.data.update(kind='triplets', root=args.root, train=args.train, eval=args.eval)
+  config.loss.weights.perceptual = 0.0
+  if args.encoder == 'none':
+    common.without_encoders(config)
+  else:
+    config.loss.identity_encoder.weights = args.encoder
+    config.metric_encoder.weights = args.encoder
+  return common.shrink(config) if args.runlocal else config

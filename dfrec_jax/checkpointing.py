@@ -1,0 +1,246 @@
+"""Checkpoints: state and data iterator as one unit, and models read back from them.
+
+A workdir holds `config.json` and `checkpoints/STEP/{state,data,metrics}`. Orbax writes beside and
+renames, so that whatever is listed is complete, and writes in the background.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+from flax import linen as nn
+import grain
+import jax
+import jax.numpy as jnp
+import ml_collections
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from dfrec_jax import sharding
+from dfrec_jax.errors import InputError
+from dfrec_jax.models.dfrec import DFREC
+from dfrec_jax.train_state import TrainState, abstract_like
+
+CHECKPOINTS = 'checkpoints'
+CONFIG = 'config.json'
+
+
+def build_model(config: ml_collections.ConfigDict | Mapping[str, Any]) -> DFREC:
+  """The model of a `config.model` section."""
+  settings = dict(config)
+  return DFREC(**{**settings, 'dtype': jnp.dtype(settings['dtype'])})
+
+
+def init_variables(model: DFREC, key: jax.Array) -> Any:
+  """The model's variables, boxed with logical axis names, for a batch of one."""
+  params, masking = jax.random.split(key)
+  image = jnp.zeros((1, model.image_size, model.image_size, 3))
+  return model.init({'params': params, 'masking': masking}, image, train=False)
+
+
+class Checkpointer:
+  """Saves and restores a run in its workdir.
+
+  Raises:
+    InputError: the workdir holds a run of another model.
+  """
+
+  def __init__(self, workdir: str, config: ml_collections.ConfigDict):
+    self._workdir = epath.Path(workdir)
+    self._config = config
+    self._check_same_model()
+    settings = config.checkpoint
+    sign = -1 if settings.best_metric_is_low else 1
+    quality = lambda metrics: sign * metrics[settings.best_metric]
+    keep = preservation_policy
+    options = ocp.CheckpointManagerOptions(
+      best_fn=quality,
+      # `best_fn` with `max_to_keep` deletes the latest step, from which a run resumes.
+      preservation_policy=keep.AnyPreservationPolicy(
+        [
+          keep.LatestN(settings.keep_latest),
+          keep.BestN(
+            get_metric_fn=quality, n=settings.keep_best, keep_checkpoints_without_metrics=False
+          ),
+        ]
+      ),
+    )
+    self._manager = ocp.CheckpointManager(_absolute(self._workdir / CHECKPOINTS), options=options)
+
+  def _check_same_model(self) -> None:
+    path = self._workdir / CONFIG
+    if path.exists():
+      stored = _read_config(path)['model']
+      given = json.loads(self._config.model.to_json())
+      differing = [name for name in given if stored.get(name) != given[name]]
+      if differing:
+        was = ', '.join(f'{name}={stored.get(name)}' for name in differing)
+        asked = ', '.join(f'{name}={given[name]}' for name in differing)
+        raise InputError(
+          f'{self._workdir} holds a model with {was}, and the configuration asks for {asked}: '
+          'choose another --workdir, or the configuration that it was trained with.'
+        )
+
+  @property
+  def latest_step(self) -> int | None:
+    """The latest complete step; None in a fresh workdir."""
+    return self._manager.latest_step()
+
+  def save(
+    self,
+    state: TrainState,
+    iterator: grain.DatasetIterator,
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Starts to save; returns once the values are copied off the devices.
+
+    A step is saved once: the metrics of a later call for the same step are not recorded.
+    """
+    step = int(state.step)
+    if step == self.latest_step:
+      return
+    if self.latest_step is None and jax.process_index() == 0:
+      write_json(self._workdir / CONFIG, json.loads(self._config.to_json_best_effort()))
+    usable = metrics and metrics.get(self._config.checkpoint.best_metric) is not None
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(iterator)
+      ),
+      metrics=dict(metrics) if usable else None,
+    )
+
+  def restore(
+    self, state: TrainState, shardings: TrainState, iterator: grain.DatasetIterator
+  ) -> TrainState:
+    """The latest state, on this run's devices; the iterator is set to its place."""
+    restored = self._manager.restore(
+      self.latest_step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract_like(state, shardings)),
+        data=grain.checkpoint.CheckpointRestore(iterator),
+      ),
+    )
+    return restored['state']
+
+  def close(self) -> None:
+    """Waits until what was begun is written."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+  """A trained model: `model.apply(variables, ...)`, with the configuration it was trained with."""
+
+  model: DFREC
+  variables: Any
+  config: ml_collections.ConfigDict
+  step: int
+  path: str
+
+
+def load_model(path: str, *, mesh: jax.sharding.Mesh | None = None) -> LoadedModel:
+  """Reads a model, with its averaged (EMA) weights.
+
+  Args:
+    path: a workdir (its latest step), `WORKDIR@best`, or one step, `WORKDIR/checkpoints/STEP`.
+    mesh: where the variables will live; every device holds all of them where None is given.
+
+  Raises:
+    InputError: there is no checkpoint.
+  """
+  workdir, step = _resolve(path)
+  config = ml_collections.ConfigDict(_read_config(workdir / CONFIG))
+  model = build_model(config.model)
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  with ocp.CheckpointManager(_absolute(workdir / CHECKPOINTS), options=options) as manager:
+    boxed = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
+    abstract = nn.unbox(boxed)
+    if mesh is not None:
+      shardings = sharding.parameter_shardings(boxed, mesh)
+    else:
+      device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+      shardings = jax.tree.map(lambda _: device, abstract)
+    wanted = {
+      'ema': jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+      )
+    }
+    restored = manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+          item=wanted,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+          partial_restore=True,
+        )
+      ),
+    )
+  return LoadedModel(model, restored['state']['ema'], config, step, str(workdir))
+
+
+def _resolve(path: str) -> tuple[epath.Path, int]:
+  """The workdir and step that a checkpoint's path names."""
+  name, _, which = str(path).partition('@')
+  folder = epath.Path(name)
+  step = None
+  if folder.name.isdigit() and folder.parent.name == CHECKPOINTS:
+    folder, step = folder.parent.parent, int(folder.name)
+  steps = _steps(folder)
+  if not steps or not (folder / CONFIG).exists():
+    raise InputError(
+      f'{path} holds no checkpoint: give the workdir of a training run, or '
+      f'WORKDIR/{CHECKPOINTS}/STEP.'
+    )
+  if which == 'best':
+    step = _best_step(folder)
+  elif which:
+    raise InputError(f'{path}: after "@" only "best" is known.')
+  if step is not None and step not in steps:
+    raise InputError(f'{folder} holds no step {step}; it holds {", ".join(map(str, steps))}.')
+  return folder, max(steps) if step is None else step
+
+
+def _steps(workdir: epath.Path) -> list[int]:
+  folder = workdir / CHECKPOINTS
+  if not folder.is_dir():
+    return []
+  # Names that are not all digits are unfinished ones.
+  return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+
+
+def _best_step(workdir: epath.Path) -> int:
+  settings = _read_config(workdir / CONFIG)['checkpoint']
+  sign = -1 if settings['best_metric_is_low'] else 1
+  values = {}
+  for step in _steps(workdir):
+    path = workdir / CHECKPOINTS / str(step) / 'metrics' / 'metrics'
+    if path.exists():
+      metrics = json.loads(path.read_text())
+      if settings['best_metric'] in metrics:
+        values[step] = sign * metrics[settings['best_metric']]
+  if not values:
+    raise InputError(f'No checkpoint of {workdir} was evaluated, so that none is the best.')
+  return max(values, key=values.get)
+
+
+def _absolute(path: epath.Path) -> epath.Path:
+  return path if '://' in str(path) else path.expanduser().resolve()
+
+
+def _read_config(path: epath.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise InputError(f'{path} is not the configuration of a run: {error}.') from error
+
+
+def write_json(path: epath.Path, content: Any) -> None:
+  """Writes JSON beside its place and renames it, so that no reader sees half of it."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.parent / f'.{path.name}.part'
+  beside.write_text(json.dumps(content, indent=2) + '\n')
+  beside.replace(path)

@@ -1,0 +1,167 @@
+"""The TIRM between the published checkpoint's `recover2_state_dict` and this package.
+
+Only a model of `published` indexing with fusion `concat` and without `residual` computes the same
+in PyTorch. Only numpy is needed.
+"""
+
+from collections.abc import Mapping
+import re
+from typing import Any
+
+import numpy as np
+
+from dfrec_jax.convert import layout
+from dfrec_jax.convert import shapes
+
+NETWORK = 'Target Identity Reconstruction Module'
+# What the tensors do not show is taken from the published network (ViT-L/16 at 224 pixels).
+_DEFAULTS = {
+  'width': ('backbone.class_token', -1, 1024),
+  'mlp': ('backbone.encoder.layers.encoder_layer_0.mlp.0.weight', 0, 4096),
+  'decoder_width': ('mask_token', -1, 512),
+  'decoder_mlp': ('decoder.layers.encoder_layer_0.mlp.0.weight', 0, 2048),
+  'tokens': ('backbone.encoder.pos_embedding', 1, 197),
+  'patch': ('backbone.conv_proj.weight', -1, 16),
+  'fused': ('decoder.decoder_embed.weight', 1, 1220),
+  'classes': ('backbone.heads.head.weight', 0, 1000),
+}
+_BLOCKS = {
+  'ln_1': ('layer_norm', 'norm_1'),
+  'self_attention.in_proj': ('in_proj', 'qkv'),
+  'self_attention.out_proj': ('dense', 'out'),
+  'ln_2': ('layer_norm', 'norm_2'),
+  'mlp.0': ('dense', 'mlp_1'),
+  'mlp.3': ('dense', 'mlp_2'),
+}
+_TRANSFORMERS = {'backbone.encoder': 'encoder', 'decoder': 'decoder'}
+
+
+def from_torch(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """`params`, an empty `batch_stats`, and `unused` (the classifier), of any sizes.
+
+  Raises:
+    ValueError: naming every missing, extra and misshapen tensor.
+  """
+  depths = {name: _depth(arrays, name) for name in _TRANSFORMERS}
+  shapes.require(arrays, _shapes(arrays, depths), NETWORK)
+  variables = layout.from_torch(arrays, _table(depths), NETWORK)
+  params = variables['params']
+  patches = params['patch_embedding']
+  patches['kernel'] = patches['kernel'].reshape(-1, patches['kernel'].shape[-1])
+  for name, path in _TRANSFORMERS.items():
+    blocks = params[path]['blocks']
+    params[path]['blocks'] = _stack([blocks[str(i)] for i in range(depths[name])])
+  return {'batch_stats': {}, **variables}
+
+
+def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The PyTorch tensors: the inverse of `from_torch`, bit for bit.
+
+  A classifier that `unused` lacks, as in a model that was never PyTorch's, is filled with zeros.
+
+  Raises:
+    ValueError: naming every missing, extra and misshapen array.
+  """
+  params = dict(variables['params'])
+  depths = {}
+  for name, path in _TRANSFORMERS.items():
+    blocks = params[path]['blocks']
+    depths[name] = len(blocks['qkv']['kernel'])
+    unstacked = {str(i): _layer(blocks, i) for i in range(depths[name])}
+    params[path] = {**params[path], 'blocks': unstacked}
+  kernel = np.asarray(params['patch_embedding']['kernel'])
+  patch, width = round((len(kernel) / 3) ** 0.5), kernel.shape[1]
+  kernel = kernel.reshape(patch, patch, 3, width)
+  params['patch_embedding'] = {**params['patch_embedding'], 'kernel': kernel}
+  fill = {
+    'backbone.heads.head.weight': np.zeros((_DEFAULTS['classes'][2], width), np.float32),
+    'backbone.heads.head.bias': np.zeros(_DEFAULTS['classes'][2], np.float32),
+  }
+  variables = {key: tree for key, tree in variables.items() if key == 'unused' and tree}
+  arrays = layout.to_torch({**variables, 'params': params}, _table(depths), NETWORK, fill)
+  shapes.require(arrays, _shapes(arrays, depths), NETWORK)
+  return arrays
+
+
+def _depth(arrays, transformer):
+  """Blocks of a transformer, by the highest number among the tensors' names."""
+  pattern = re.compile(re.escape(transformer) + r'\.layers\.encoder_layer_(\d+)\.')
+  found = (pattern.match(name) for name in arrays)
+  return max((int(match[1]) + 1 for match in found if match), default=1)
+
+
+def _table(depths) -> layout.Table:
+  """Every block by itself: the axis of the layers is stacked after, or unstacked before."""
+  table = {
+    **layout.same('mask_token', 'mask_token'),
+    **layout.same('backbone.class_token', 'class_token'),
+    **layout.conv('backbone.conv_proj', 'patch_embedding', bias=True),
+    **layout.same('backbone.encoder.pos_embedding', 'encoder_positions'),
+    **layout.unused('backbone.heads.head.weight', 'backbone.heads.head.bias'),
+    **layout.same('decoder.pos_embedding', 'decoder_positions'),
+    **layout.dense('decoder.decoder_embed', 'decoder_embedding'),
+    **layout.dense('decoder.prediction_head', 'prediction'),
+  }
+  make = {'layer_norm': layout.layer_norm, 'dense': layout.dense, 'in_proj': _in_proj}
+  for name, path in _TRANSFORMERS.items():
+    table |= layout.layer_norm(f'{name}.ln', f'{path}/norm')
+    for i in range(depths[name]):
+      for module, (kind, ours) in _BLOCKS.items():
+        row = make[kind](f'{name}.layers.encoder_layer_{i}.{module}', f'{path}/blocks/{i}/{ours}')
+        table |= row
+  return table
+
+
+def _in_proj(name, path) -> layout.Table:
+  """PyTorch's attention keeps query, key and value in one tensor, named without a dot."""
+  rows = layout.dense(name, path)
+  return {f'{name}_{row.rsplit(".", 1)[1]}': tensor for row, tensor in rows.items()}
+
+
+def _shapes(arrays, depths) -> shapes.Shapes:
+  """What a TIRM of the sizes that the tensors show has."""
+  size = {key: shapes.size_of(arrays, *where) for key, where in _DEFAULTS.items()}
+  width, decoder = size['width'], size['decoder_width']
+  out = {
+    'mask_token': (1, 1, decoder),
+    'backbone.class_token': (1, 1, width),
+    'backbone.encoder.pos_embedding': (1, size['tokens'], width),
+    'decoder.pos_embedding': (1, size['tokens'], decoder),
+    **shapes.conv('backbone.conv_proj', 3, width, size['patch']),
+    **shapes.dense('backbone.heads.head', width, size['classes']),
+    **shapes.dense('decoder.decoder_embed', size['fused'], decoder),
+    **shapes.dense('decoder.prediction_head', decoder, size['patch'] ** 2 * 3),
+  }
+  for name, features, mlp in (
+    ('backbone.encoder', width, size['mlp']),
+    ('decoder', decoder, size['decoder_mlp']),
+  ):
+    out |= shapes.layer_norm(f'{name}.ln', features)
+    for i in range(depths[name]):
+      block = f'{name}.layers.encoder_layer_{i}'
+      attention = f'{block}.self_attention'
+      out |= {
+        **shapes.layer_norm(f'{block}.ln_1', features),
+        f'{attention}.in_proj_weight': (3 * features, features),
+        f'{attention}.in_proj_bias': (3 * features,),
+        **shapes.dense(f'{attention}.out_proj', features, features),
+        **shapes.layer_norm(f'{block}.ln_2', features),
+        **shapes.dense(f'{block}.mlp.0', features, mlp),
+        **shapes.dense(f'{block}.mlp.3', mlp, features),
+      }
+  return out
+
+
+def _stack(blocks):
+  """Trees of arrays to one tree with a leading axis of layers."""
+  first = blocks[0]
+  if isinstance(first, Mapping):
+    return {key: _stack([block[key] for block in blocks]) for key in first}
+  return np.stack(blocks)
+
+
+def _layer(tree, index):
+  """One layer of a stacked tree."""
+  if isinstance(tree, Mapping):
+    return {key: _layer(node, index) for key, node in tree.items()}
+  return np.asarray(tree[index])

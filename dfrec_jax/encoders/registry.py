@@ -1,0 +1,105 @@
+"""Frozen encoders by name, as losses and metrics take them."""
+
+from collections.abc import Callable
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dfrec_jax.encoders import alignment, mobilefacenet, vgg
+from dfrec_jax.encoders import weights as weight_files
+from dfrec_jax.models import layers
+
+Params = Any
+Maps = tuple[jax.Array, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenEncoder:
+  """A network with fixed weights, which are no parameters of the model.
+
+  The functions take `params` first, so that a jitted caller can pass them as an argument instead of
+  compiling them in. Images are (B, H, W, 3) RGB in [0, 1] of any size. Maps come from fine to
+  coarse, of decreasing resolution; the last is the one before pooling.
+
+  Attributes:
+    name: as in the configuration.
+    params: tree of float32 arrays.
+    embed: (params, images) -> (B, D) float32 of unit length; None if the network embeds nothing.
+    features: (params, images) -> spatial maps, each (B, h, w, C) of the computation's dtype.
+    both: (params, images) -> (embedding, maps) in one pass; the embedding is None as above.
+  """
+
+  name: str
+  params: Params
+  embed: Callable[[Params, jax.Array], jax.Array] | None
+  features: Callable[[Params, jax.Array], Maps]
+  both: Callable[[Params, jax.Array], tuple[jax.Array | None, Maps]]
+
+
+def _mobilefacenet(arrays, dtype):
+  net = mobilefacenet.MobileFaceNet(dtype=dtype)
+
+  def both(params, images):
+    result = net.apply({'params': params}, alignment.align_to_template(images))
+    embedding = result.embedding
+    # The floor keeps the gradient finite for an embedding of zero.
+    squared = jnp.maximum(jnp.square(embedding).sum(-1, keepdims=True), 1e-12)
+    return embedding * jax.lax.rsqrt(squared), result.taps
+
+  return FrozenEncoder(
+    name='mobilefacenet',
+    params=mobilefacenet.from_torch_arrays(arrays),
+    embed=lambda params, images: both(params, images)[0],
+    features=lambda params, images: both(params, images)[1],
+    both=both,
+  )
+
+
+def _vgg19(arrays, dtype):
+  net = vgg.VGG19Features(dtype=dtype)
+
+  def features(params, images):
+    taps = net.apply({'params': params}, images)
+    return tuple(taps[name] for name in vgg.TAPS)
+
+  return FrozenEncoder(
+    name='vgg19',
+    params=vgg.from_torch_arrays(arrays),
+    embed=None,
+    features=features,
+    both=lambda params, images: (None, features(params, images)),
+  )
+
+
+ENCODERS = {'mobilefacenet': _mobilefacenet, 'vgg19': _vgg19}
+
+
+def load_encoder(
+  name: str, weights: str | os.PathLike, *, dtype: layers.Dtype = jnp.float32
+) -> FrozenEncoder:
+  """The frozen encoder of that name with weights from a file.
+
+  Args:
+    name: 'mobilefacenet' (embedding and maps of the aligned face) or 'vgg19' (maps of the image).
+    weights: `.npz` of the network's tensors in PyTorch naming and layout.
+    dtype: of the computation; embeddings are float32 whatever it is.
+
+  Raises:
+    FileNotFoundError: the file is not there.
+    ValueError: the name is unknown, no file is given, or the file does not hold the weights.
+  """
+  if name not in ENCODERS:
+    raise ValueError(f'Unknown encoder {name!r}; the encoders are {", ".join(ENCODERS)}.')
+  if not os.fspath(weights):
+    raise ValueError(
+      f'This loss or metric needs the weights of encoder {name}: give its file in the '
+      'configuration or set the weight of that term to 0.'
+    )
+  arrays = weight_files.read_arrays(weights)
+  try:
+    return ENCODERS[name](arrays, dtype)
+  except ValueError as error:
+    raise ValueError(f'{os.fspath(weights)} does not fit encoder {name}. {error}') from error

@@ -1,0 +1,193 @@
+"""Evaluation: each figure per attack and overall, next to copying the forged image."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+import functools
+import json
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import ml_collections
+import numpy as np
+
+from dfrec_jax import figures, metrics, sharding
+from dfrec_jax.checkpointing import load_model, write_json
+from dfrec_jax.encoders.registry import load_encoder
+from dfrec_jax.measurements import PRISTINE, Embedder, format_table, measure, summarise, table
+from dfrec_jax.models.dfrec import DFREC
+from dfrec_jax.recovery import Batch, Recovery, recover_batch
+from dfrec_jax.train_step import make_predict_step
+from input_pipeline.loader import eval_batches
+from input_pipeline.sources import Spread, make_source
+
+FACES = ('forged', 'mask', 'true mask', 'source', 'true source', 'target', 'true target')
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """Result of an evaluation.
+
+  Attributes:
+    metrics: {'recovered': {group: {name: value}}, 'copy': {...}}; None where not defined.
+    faces: rows of images under `FACES`, for the first examples of each attack.
+    labels: a caption for each row.
+  """
+
+  metrics: dict[str, dict[str, dict[str, Any]]]
+  faces: list[list[np.ndarray]]
+  labels: list[str]
+
+
+def evaluate_checkpoint(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -> None:
+  """Evaluates a checkpoint on the configuration's evaluation data; writes `WORKDIR/eval`.
+
+  The model is the checkpoint's own: the configuration chooses data, batch size and encoder, so
+  that a checkpoint can be evaluated on another data set than it was trained on.
+
+  Raises:
+    InputError: no such checkpoint, or the data cannot be used.
+  """
+  mesh = sharding.make_mesh(config.mesh)
+  source = make_source(config.data, 'eval', seed=config.seed)
+  with jax.set_mesh(mesh):
+    loaded = load_model(checkpoint, mesh=mesh)
+    logging.info('Evaluating step %d of %s.', loaded.step, loaded.path)
+    evaluator = Evaluator(loaded.model, config, source, mesh)
+    result = evaluator(loaded.variables)
+  if jax.process_index() == 0:
+    write_evaluation(result, epath.Path(workdir) / 'eval')
+
+
+def write_evaluation(result: Evaluation, folder: epath.Path) -> None:
+  """Writes `metrics.json` and two figures into `folder`, and prints the table."""
+  header, rows = table(result.metrics)
+  write_json(folder / 'metrics.json', result.metrics)
+  figures.save_figure(figures.table_figure(header, rows), folder / 'table.png')
+  faces = figures.faces_figure(FACES, result.faces, labels=result.labels)
+  figures.save_figure(faces, folder / 'faces.png')
+  print(format_table(header, rows))
+  print(f'Metrics: {folder / "metrics.json"}\nTable: {folder / "table.png"}')
+  print(f'Faces: {folder / "faces.png"}')
+
+
+class Evaluator:
+  """Evaluates variables of a model on a source; compiles once.
+
+  Raises:
+    InputError: the encoder that measures identity cannot be loaded.
+  """
+
+  def __init__(
+    self,
+    model: DFREC,
+    config: ml_collections.ConfigDict,
+    source: Any,
+    mesh: jax.sharding.Mesh,
+  ):
+    self._model, self._config, self._source = model, config, source
+    self._rows = sharding.batch_sharding(mesh)
+    self._predict = jax.jit(make_predict_step(model), out_shardings=self._rows)
+    encoder = config.metric_encoder
+    self._embed = Embedder(load_encoder(encoder.name, encoder.weights)) if encoder.weights else None
+
+  def __call__(
+    self,
+    variables: Any,
+    *,
+    examples: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+  ) -> Evaluation | None:
+    """Evaluates on `examples` of the source, 0 for all; None if given up."""
+    config, model = self._config, self._model
+    key = jax.random.key(config.seed)
+    batches = eval_batches(
+      Spread(self._source, examples or len(self._source)),
+      batch_size=config.batch_size,
+      image_size=model.image_size,
+    )
+    recover = lambda batch, number: recover_batch(
+      functools.partial(self._predict, variables),
+      batch,
+      place=lambda x: jax.make_array_from_process_local_data(self._rows, x),
+      key=jax.random.fold_in(key, number),
+      model=model,
+    )
+    return evaluate(
+      recover, batches, self._embed, figure_rows=config.figure_rows, should_stop=should_stop
+    )
+
+
+def evaluate(
+  recover: Callable[[Batch, int], list[Recovery]],
+  batches: Iterable[Batch],
+  embed: Embedder | None,
+  *,
+  figure_rows: int,
+  should_stop: Callable[[], bool],
+) -> Evaluation | None:
+  """Evaluates over all processes; each of them returns the whole result.
+
+  Args:
+    recover: (batch, number of the batch) -> recoveries of its examples.
+    batches: this process' padded batches, equally many in each process.
+    embed: measures identity; the identity figures are None without.
+    figure_rows: examples shown, the attacks in turn.
+    should_stop: asked before each batch; the evaluation is given up once it is true.
+
+  Returns:
+    The result; None if given up.
+  """
+  rows, shown = [], defaultdict(list)
+  for number, batch in enumerate(batches):
+    if should_stop():
+      return None
+    recovered = recover(batch, number)
+    examples = batch[1]
+    rows += measure(examples, recovered, embed)
+    for example, recovery in zip(examples, recovered, strict=True):
+      of_attack = shown[example['attack']]
+      if len(of_attack) < figure_rows:
+        of_attack.append((example, recovery))
+  faces, labels = _faces(shown, figure_rows)
+  return Evaluation(summarise(_gather(rows)), faces, labels)
+
+
+def _gather(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The rows of all processes, in every process."""
+  if jax.process_count() == 1:
+    return rows
+  encoded = np.frombuffer(json.dumps(rows).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.array([encoded.size]))
+  padded = np.zeros(int(sizes.max()), np.uint8)
+  padded[: encoded.size] = encoded
+  everything = multihost_utils.process_allgather(padded)
+  return [
+    row
+    for part, size in zip(everything, sizes.ravel(), strict=True)
+    for row in json.loads(part[: int(size)].tobytes())
+  ]
+
+
+def _faces(shown: Mapping[str, list], limit: int) -> tuple[list[list[np.ndarray]], list[str]]:
+  """Rows of faces and their captions, the attacks in turn, pristine photographs last."""
+  attacks: Sequence[str] = sorted(shown, key=lambda name: (name == PRISTINE, name))
+  depth = max((len(of_attack) for of_attack in shown.values()), default=0)
+  chosen = [
+    (attack, *shown[attack][turn])
+    for turn in range(depth)
+    for attack in attacks
+    if turn < len(shown[attack])
+  ][:limit]
+  faces, labels = [], []
+  for attack, example, r in chosen:
+    true_mask = np.asarray(example['mask'], np.float32)[..., 0]
+    masks = [figures.mask_image(r.mask), figures.mask_image(true_mask)]
+    people = [r.source, example['source'], r.target, example['target']]
+    faces.append([example['forged'], *masks, *people])
+    psnr = metrics.psnr(r.target, example['target'])
+    labels.append(f'{attack}, score {r.score:.2f}, target {psnr:.1f} dB')
+  return faces, labels

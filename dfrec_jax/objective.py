@@ -1,0 +1,157 @@
+"""The objective: which terms count, on which examples, with which frozen encoder."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from dfrec_jax import losses
+from dfrec_jax.encoders.registry import FrozenEncoder, load_encoder
+from dfrec_jax.errors import InputError
+from dfrec_jax.models.dfrec import Outputs
+
+Batch = Mapping[str, jax.Array]
+
+# Weights of the terms that need a frozen encoder, by the encoder's setting.
+_TERMS_OF_ENCODER = {
+  'identity_encoder': ('identity', 'attribute'),
+  'perceptual_encoder': ('perceptual',),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+  """The frozen encoders of the objective; None where no term needs one.
+
+  Their parameters are passed to the step as an argument, so that they are no constants of it.
+  """
+
+  identity: FrozenEncoder | None = None
+  perceptual: FrozenEncoder | None = None
+
+  @property
+  def params(self) -> dict[str, Any]:
+    named = {'identity': self.identity, 'perceptual': self.perceptual}
+    return {name: encoder.params for name, encoder in named.items() if encoder is not None}
+
+
+def load_encoders(config: ml_collections.ConfigDict) -> Encoders:
+  """Loads the encoders that the terms of `config.loss` need.
+
+  Raises:
+    InputError: a term has a weight and its encoder has no weights.
+  """
+  loaded, by_file = {}, {}
+  for setting, terms in _TERMS_OF_ENCODER.items():
+    weighted = [f'config.loss.weights.{term}' for term in terms if config.weights[term]]
+    if not weighted:
+      continue
+    encoder = config[setting]
+    if not encoder.weights:
+      raise InputError(
+        f'{" and ".join(weighted)} need the weights of a frozen encoder: give their file as '
+        f'config.loss.{setting}.weights, or set the weights of these terms to 0.'
+      )
+    key = (encoder.name, encoder.weights)
+    if key not in by_file:
+      by_file[key] = load_encoder(*key, dtype=jnp.dtype(config.encoder_dtype))
+    loaded[setting] = by_file[key]
+  return Encoders(
+    identity=loaded.get('identity_encoder'), perceptual=loaded.get('perceptual_encoder')
+  )
+
+
+def objective(
+  outputs: Outputs,
+  batch: Batch,
+  encoders: Encoders,
+  encoder_params: Mapping[str, Any],
+  weights: Mapping[str, float],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """DFREC's objective and its terms, unweighted, by name.
+
+  L = L_id + w_perc L_perc + w_attr L_attr + w_patch L_patch (paper, section 3), plus segmentation
+  on examples with a mask and real/fake cross-entropy. Terms of recovery count forged examples
+  only, except L_patch, which pristine ones teach as well. A term of weight 0 is not computed.
+
+  Args:
+    outputs: of the model in training.
+    batch: `forged`, `source`, `target` (B, H, W, 3) and `mask` (B, H, W, 1) float32 in [0, 1],
+      `has_mask` (B,) bool, `label` (B,) int32.
+    encoders: the frozen encoders.
+    encoder_params: `encoders.params`, as an argument of the step.
+    weights: weight by the name of the term's family.
+  """
+  forged = (batch['label'] == 1).astype(jnp.float32)
+  has_mask = batch['has_mask'].astype(jnp.float32)
+  families = {
+    'patch': lambda: {
+      'patch': losses.patch_loss(
+        outputs.target_patches, _true_patches(outputs, batch['target']), jnp.ones_like(forged)
+      )
+    },
+    'source': lambda: {'source': losses.source_loss(outputs.source, batch['source'], forged)},
+    'segmentation': lambda: {
+      'mask_cross_entropy': losses.mask_cross_entropy(outputs.mask_logits, batch['mask'], has_mask),
+      'dice': losses.dice_loss(outputs.mask_logits, batch['mask'], has_mask),
+    },
+    'detection': lambda: {'detection': losses.detection_loss(outputs.class_logits, batch['label'])},
+  }
+  terms, total = {}, jnp.zeros(())
+  for family, compute in families.items():
+    if weights[family]:
+      new = compute()
+      terms |= new
+      total += weights[family] * sum(new.values())
+  recovery = _recovery_terms(outputs, batch, encoders, encoder_params, weights, forged)
+  for name, value in recovery.items():
+    total += weights[name.split('_')[0]] * value
+  return total, terms | recovery
+
+
+def _true_patches(outputs: Outputs, target: jax.Array) -> jax.Array:
+  """The target's own pixels at the masked positions, (B, M, patch * patch * 3)."""
+  batch, side, _, channels = target.shape
+  patch = int((outputs.target_patches.shape[-1] // channels) ** 0.5)
+  grid = side // patch
+  patches = target.reshape(batch, grid, patch, grid, patch, channels).swapaxes(2, 3)
+  patches = patches.reshape(batch, grid * grid, -1)
+  return jnp.take_along_axis(patches, outputs.masked[..., None], axis=1)
+
+
+def _recovery_terms(outputs, batch, encoders, encoder_params, weights, forged):
+  """L_id, L_perc and L_attr; each encoder sees recovered and true faces once."""
+  size = forged.shape[0]
+  recovered = jnp.concatenate([outputs.source, outputs.target])
+  true = jnp.concatenate([batch['source'], batch['target']])
+  terms = {}
+  seen = {}
+
+  def encode(role):
+    encoder = getattr(encoders, role)
+    if id(encoder) not in seen:
+      params = encoder_params[role]
+      seen[id(encoder)] = encoder.both(params, recovered), encoder.both(params, true)
+    return seen[id(encoder)]
+
+  if weights['identity'] or weights['attribute']:
+    (embedding, features), (true_embedding, true_features) = encode('identity')
+    if weights['identity']:
+      for name, part in (('source', slice(0, size)), ('target', slice(size, None))):
+        terms[f'identity_{name}'] = losses.identity_loss(
+          embedding[part], true_embedding[part], forged
+        )
+    if weights['attribute']:
+      terms['attribute'] = losses.attribute_loss(
+        features[-1][size:], true_features[-1][size:], forged
+      )
+  if weights['perceptual']:
+    (_, features), (_, true_features) = encode('perceptual')
+    for name, part in (('source', slice(0, size)), ('target', slice(size, None))):
+      terms[f'perceptual_{name}'] = losses.perceptual_loss(
+        [f[part] for f in features], [f[part] for f in true_features], forged
+      )
+  return terms

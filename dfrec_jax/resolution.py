@@ -1,0 +1,48 @@
+"""From the model's resolution back to the photograph's own."""
+
+import cv2
+import numpy as np
+
+
+def to_photograph(
+  photograph: np.ndarray,
+  seen: np.ndarray,
+  recovered: np.ndarray,
+  *,
+  residual: bool,
+  weight: np.ndarray | None = None,
+) -> np.ndarray:
+  """A recovered image at the resolution of the photograph that it was recovered from.
+
+  Args:
+    photograph: (H, W, 3) uint8, at its own resolution.
+    seen: (h, w, 3) float in [0, 1], the photograph as the model saw it.
+    recovered: (h, w, 3) float in [0, 1], what the model made of it.
+    residual: the model predicts a change. The change is enlarged, not the picture, so that detail
+      finer than the model's resolution survives.
+    weight: (h, w, 1) in [0, 1]; the photograph is kept where it is 0. None replaces all of it.
+
+  Returns:
+    (H, W, 3) uint8.
+  """
+  size = photograph.shape[1], photograph.shape[0]
+  original = photograph.astype(np.float32) / 255
+  if residual:
+    change = cv2.resize(recovered - seen, size, interpolation=cv2.INTER_CUBIC)
+  else:
+    change = cv2.resize(recovered, size, interpolation=cv2.INTER_CUBIC) - original
+  if weight is not None:
+    enlarged = cv2.resize(weight[..., 0], size, interpolation=cv2.INTER_LINEAR)
+    change = change * np.clip(enlarged, 0, 1)[..., None]
+  return to_uint8(original + change)
+
+
+def mask_to_photograph(mask: np.ndarray, photograph: np.ndarray) -> np.ndarray:
+  """A mask (h, w, 1) in [0, 1] at the photograph's resolution, (H, W)."""
+  size = photograph.shape[1], photograph.shape[0]
+  return np.clip(cv2.resize(mask[..., 0], size, interpolation=cv2.INTER_LINEAR), 0, 1)
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+  """[0, 1] to uint8, rounded."""
+  return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)

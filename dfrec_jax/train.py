@@ -1,0 +1,152 @@
+"""The training loop: it orchestrates; steps, data and checkpoints know nothing of each other."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import signal
+import threading
+from typing import Any
+
+from absl import logging
+import jax
+import ml_collections
+
+from dfrec_jax import checkpointing, figures, sharding
+from dfrec_jax.evaluate import FACES, Evaluator
+from dfrec_jax.metric_logging import MetricLogger
+from dfrec_jax.objective import load_encoders
+from dfrec_jax.optimizer import make_optimizer
+from dfrec_jax.train_state import create_state
+from dfrec_jax.train_step import make_train_step
+from input_pipeline.loader import train_loader
+from input_pipeline.sources import make_source
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Trains to `config.steps`, resuming whatever is in `workdir`.
+
+  SIGTERM saves and returns; a killed run resumes from its last complete checkpoint bit for bit.
+
+  Raises:
+    InputError: the configuration, its data or the workdir do not fit; before any training.
+    NonFiniteError: a term of the objective is not finite.
+  """
+  mesh = sharding.make_mesh(config.mesh)
+  sources = {name: make_source(config.data, name, seed=config.seed) for name in ('train', 'eval')}
+  encoders = load_encoders(config.loss)
+  model = checkpointing.build_model(config.model)
+  evaluator = Evaluator(model, config, sources['eval'], mesh)
+  tx, learning_rate = make_optimizer(config.optimizer, config.steps)
+  checkpointer = checkpointing.Checkpointer(workdir, config)
+  with jax.set_mesh(mesh):
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    init = functools.partial(checkpointing.init_variables, model)
+    state, shardings = create_state(init, tx, init_key, mesh)
+    iterator = _training_batches(config, sources['train'], mesh)
+    if checkpointer.latest_step is not None:
+      state = checkpointer.restore(state, shardings, iterator)
+      logging.info('Resuming %s at step %d.', workdir, int(state.step))
+    step = jax.jit(
+      make_train_step(model, tx, encoders, config),
+      in_shardings=(shardings, sharding.batch_sharding(mesh), None, None),
+      out_shardings=(shardings, None),
+      donate_argnums=0,
+    )
+    encoder_params = jax.device_put(encoders.params, sharding.replicated(mesh))
+    run = _Run(config, workdir, checkpointer, evaluator, learning_rate)
+    advance = lambda state: step(state, next(iterator), encoder_params, step_key)
+    try:
+      run.loop(state, iterator, advance)
+    finally:
+      iterator.close()
+      checkpointer.close()
+
+
+def _training_batches(config, source, mesh):
+  data = config.data
+  return train_loader(
+    source,
+    batch_size=config.batch_size,
+    image_size=config.model.image_size,
+    seed=config.seed,
+    pristine_rate=data.pristine_rate,
+    augmentation=data.augmentation,
+    workers=data.workers,
+    sharding=sharding.batch_sharding(mesh),
+  )
+
+
+@dataclasses.dataclass
+class _Run:
+  """The loop and what happens at its intervals."""
+
+  config: ml_collections.ConfigDict
+  workdir: str
+  checkpointer: checkpointing.Checkpointer
+  evaluator: Evaluator
+  learning_rate: Callable[[int], Any]
+
+  def loop(self, state, iterator, advance) -> None:
+    config = self.config
+    done = int(state.step)
+    logger = MetricLogger(
+      self.workdir, first_step=done, last_step=config.steps, batch_size=config.batch_size
+    )
+    due = lambda every: bool(every) and (done % every == 0 or done == config.steps)
+    with _Termination() as stop:
+      try:
+        while done < config.steps and not stop.requested:
+          state, metrics = advance(state)
+          done += 1
+          logger.add(done, metrics)
+          saves = due(config.checkpoint_every) or due(config.eval_every) or stop.requested
+          # A checkpoint never holds a state that follows a loss that is not finite.
+          if due(config.log_every) or saves:
+            logger.flush(learning_rate=float(self.learning_rate(done - 1)))
+          if saves:
+            result = self._evaluate(state, done, logger, stop) if due(config.eval_every) else None
+            self.checkpointer.save(state, iterator, result)
+            logger.pause()
+      finally:
+        logger.close()
+    if stop.requested:
+      logging.warning('Stopped by SIGTERM at step %d; start it again to resume.', done)
+
+  def _evaluate(self, state, done, logger, stop) -> dict[str, float] | None:
+    result = self.evaluator(
+      state.ema,
+      examples=self.config.eval_examples,
+      should_stop=lambda: stop.requested,
+    )
+    if result is None:
+      return None
+    flat = {
+      f'{group}/{name}': value
+      for group in ('all', 'pristine')
+      for name, value in result.metrics['recovered'][group].items()
+      if value is not None
+    }
+    logger.write(done, {f'eval/{name}': value for name, value in flat.items()})
+    if jax.process_index() == 0:
+      figure = figures.faces_figure(FACES, result.faces, labels=result.labels)
+      figures.save_figure(figure, f'{self.workdir}/figures/step_{done:07d}.png')
+    return result.metrics['recovered']['all']
+
+
+class _Termination:
+  """Notes SIGTERM while it is entered; a second one ends the process as usual."""
+
+  requested = False
+
+  def __enter__(self) -> '_Termination':
+    if threading.current_thread() is threading.main_thread():
+      self._before = signal.signal(signal.SIGTERM, self._note)
+    return self
+
+  def _note(self, *unused) -> None:
+    self.requested = True
+    signal.signal(signal.SIGTERM, self._before)
+
+  def __exit__(self, *unused) -> None:
+    if threading.current_thread() is threading.main_thread():
+      signal.signal(signal.SIGTERM, self._before)

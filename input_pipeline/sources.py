@@ -1,0 +1,46 @@
+"""From a `config.data` section to its sources of examples."""
+
+from typing import Any
+
+from etils import epath
+import ml_collections
+
+from input_pipeline.synthetic import SyntheticFaces
+from input_pipeline.triplets import ManifestError, Triplets
+
+
+def make_source(config: ml_collections.ConfigDict, split: str, *, seed: int) -> Any:
+  """Random access to the examples of a split.
+
+  Args:
+    config: `config.data`; `kind` is `synthetic` or `triplets`.
+    split: `train` or `eval`.
+    seed: of the synthetic faces.
+
+  Raises:
+    ValueError: an unknown kind, or data that is absent or cannot be used.
+  """
+  if config.kind == 'synthetic':
+    return SyntheticFaces(
+      split, examples=config[f'{split}_examples'], image_size=config.image_size, seed=seed
+    )
+  if config.kind == 'triplets':
+    manifest = epath.Path(config.root).expanduser() / config[split]
+    if config.how_to_get and not manifest.exists():
+      raise ManifestError(f'There is no {manifest}: {config.how_to_get}')
+    return Triplets(config.root, config[split])
+  raise ValueError(f'config.data.kind is {config.kind!r}; it is synthetic or triplets.')
+
+
+class Spread:
+  """At most `examples` of a source, spread evenly over it."""
+
+  def __init__(self, source: Any, examples: int):
+    self._source = source
+    self._count = min(examples, len(source))
+
+  def __len__(self) -> int:
+    return self._count
+
+  def __getitem__(self, index: int) -> Any:
+    return self._source[index * len(self._source) // self._count]
