@@ -107,7 +107,7 @@ class Checkpointer:
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(iterator)
+        state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(iterator.get_state())
       ),
       metrics=dict(metrics) if usable else None,
     )
@@ -120,9 +120,10 @@ class Checkpointer:
       self.latest_step,
       args=ocp.args.Composite(
         state=ocp.args.StandardRestore(abstract_like(state, shardings)),
-        data=grain.checkpoint.CheckpointRestore(iterator),
+        data=ocp.args.JsonRestore(),
       ),
     )
+    iterator.set_state(restored['data'])
     return restored['state']
 
   def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from dfrec_jax import losses
 from dfrec_jax.encoders.registry import FrozenEncoder, load_encoder
 from dfrec_jax.errors import InputError
 from dfrec_jax.models.dfrec import Outputs
+from dfrec_jax.models.target_reconstruction import patchify, take
 
 Batch = Mapping[str, jax.Array]
 
@@ -114,12 +116,8 @@ def objective(
 
 def _true_patches(outputs: Outputs, target: jax.Array) -> jax.Array:
   """The target's own pixels at the masked positions, (B, M, patch * patch * 3)."""
-  batch, side, _, channels = target.shape
-  patch = int((outputs.target_patches.shape[-1] // channels) ** 0.5)
-  grid = side // patch
-  patches = target.reshape(batch, grid, patch, grid, patch, channels).swapaxes(2, 3)
-  patches = patches.reshape(batch, grid * grid, -1)
-  return jnp.take_along_axis(patches, outputs.masked[..., None], axis=1)
+  patch = math.isqrt(outputs.target_patches.shape[-1] // target.shape[-1])
+  return take(patchify(target, patch), outputs.masked)
 
 
 def _recovery_terms(outputs, batch, encoders, encoder_params, weights, forged):

@@ -13,6 +13,8 @@ from etils import epath
 import numpy as np
 from PIL import Image, ImageOps
 
+from dfrec_jax.errors import InputError
+
 FORMATS = ('JPEG', 'PNG', 'WEBP')
 # Enough of the end of a file to hold its last marker, with what cameras append after it.
 _TAIL_BYTES = 4096
@@ -28,7 +30,7 @@ _NOT_RGB = {
 }
 
 
-class ImageError(ValueError):
+class ImageError(InputError):
   """An image cannot be used; one sentence that names the file and the remedy."""
 
 

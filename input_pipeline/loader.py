@@ -13,6 +13,7 @@ import grain
 import jax
 import numpy as np
 
+from dfrec_jax.errors import InputError
 from input_pipeline import transforms
 from input_pipeline.triplets import Example, WithPristine
 
@@ -98,13 +99,13 @@ def train_loader(
     `grain.checkpoint.CheckpointSave` and `CheckpointRestore`.
 
   Raises:
-    ValueError: the batch cannot be shared out or holds more examples than there are, or a setting
+    InputError: the batch cannot be shared out or holds more examples than there are, or a setting
       is out of range.
   """
   process_index, process_count = _processes(process_index, process_count)
   local = _local_batch(batch_size, process_count)
   if batch_size > len(source):
-    raise ValueError(
+    raise InputError(
       f'batch_size is {batch_size} and the data set has {len(source)} examples; give a batch_size '
       'no larger than that, or more data.'
     )
@@ -152,12 +153,12 @@ def eval_batches(
     `examples`: the valid ones as the source gave them, with their own resolution and strings.
 
   Raises:
-    ValueError: `batch_size` cannot be shared out, or `source` is empty.
+    InputError: `batch_size` cannot be shared out, or `source` is empty.
   """
   process_index, process_count = _processes(process_index, process_count)
   local = _local_batch(batch_size, process_count)
   if not len(source):
-    raise ValueError('The evaluation data set is empty; give a manifest with at least one row.')
+    raise InputError('The evaluation data set is empty; give a manifest with at least one row.')
   return _evaluation_batches(source, local, image_size, process_index, process_count)
 
 
@@ -217,7 +218,7 @@ def _processes(index: int | None, count: int | None) -> tuple[int, int]:
 
 def _local_batch(batch_size: int, process_count: int) -> int:
   if batch_size < 1 or batch_size % process_count:
-    raise ValueError(
+    raise InputError(
       f'batch_size is {batch_size}; it must be a positive multiple of the {process_count} '
       'process(es) that share it.'
     )

@@ -5,6 +5,7 @@ from typing import Any
 from etils import epath
 import ml_collections
 
+from dfrec_jax.errors import InputError
 from input_pipeline.synthetic import SyntheticFaces
 from input_pipeline.triplets import ManifestError, Triplets
 
@@ -18,7 +19,7 @@ def make_source(config: ml_collections.ConfigDict, split: str, *, seed: int) -> 
     seed: of the synthetic faces.
 
   Raises:
-    ValueError: an unknown kind, or data that is absent or cannot be used.
+    InputError: an unknown kind, or data that is absent or cannot be used.
   """
   if config.kind == 'synthetic':
     return SyntheticFaces(
@@ -29,7 +30,7 @@ def make_source(config: ml_collections.ConfigDict, split: str, *, seed: int) -> 
     if config.how_to_get and not manifest.exists():
       raise ManifestError(f'There is no {manifest}: {config.how_to_get}')
     return Triplets(config.root, config[split])
-  raise ValueError(f'config.data.kind is {config.kind!r}; it is synthetic or triplets.')
+  raise InputError(f'config.data.kind is {config.kind!r}; it is synthetic or triplets.')
 
 
 class Spread:

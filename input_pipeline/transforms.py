@@ -12,6 +12,7 @@ import cv2
 import grain
 import numpy as np
 
+from dfrec_jax.errors import InputError
 from input_pipeline.triplets import IMAGE_COLUMNS, Example, pristine_of
 
 # What a device gets; strings stay on the host.
@@ -69,7 +70,7 @@ class Augmentation:
       return fields
     names = {field.name for field in dataclasses.fields(cls)}
     if wrong := names.symmetric_difference(fields):
-      raise ValueError(
+      raise InputError(
         f'augmentation must have exactly the fields {", ".join(sorted(names))}; '
         f'missing or unknown: {", ".join(sorted(wrong))}.'
       )
@@ -83,7 +84,7 @@ class Augmentation:
 
 def _require(name: str, value: Any, valid: bool, allowed: str):
   if not valid:
-    raise ValueError(f'augmentation.{name} is {value}; it must be {allowed}.')
+    raise InputError(f'augmentation.{name} is {value}; it must be {allowed}.')
 
 
 class MixPristine(grain.transforms.RandomMap):
@@ -94,7 +95,7 @@ class MixPristine(grain.transforms.RandomMap):
 
   def __init__(self, rate: float):
     if not 0 <= rate <= 1:
-      raise ValueError(f'pristine_rate is {rate}; it must be 0 to 1.')
+      raise InputError(f'pristine_rate is {rate}; it must be 0 to 1.')
     self._rate = rate
 
   def random_map(self, element: Example, rng: np.random.Generator) -> Example:

@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from dfrec_jax.errors import InputError
 from input_pipeline.images import ImageError, check_image, read_mask, read_rgb
 
 Example = dict[str, Any]
@@ -20,7 +21,7 @@ PRISTINE = 'pristine'
 _CHECK_THREADS = 16
 
 
-class ManifestError(ValueError):
+class ManifestError(InputError):
   """A manifest cannot be used; one sentence that names file, line and remedy."""
 
 
@@ -197,18 +198,22 @@ def _read_manifest(path: epath.Path) -> tuple[list[int], list[dict[str, str]]]:
     )
   if len(set(columns)) < len(columns):
     raise ManifestError(f'The manifest {path} names a column twice; rename one of them.')
+  try:
+    numbered = [(reader.line_num, values) for values in reader if values]
+  except csv.Error as error:
+    raise ManifestError(
+      f'{path}, line {reader.line_num} is not CSV ({error}); look for a quote that is not closed.'
+    ) from error
   lines, rows = [], []
-  for values in reader:
-    if not values:
-      continue
+  for line, values in numbered:
     if len(values) != len(columns):
       raise ManifestError(
-        f'{path}, line {reader.line_num} has {len(values)} fields where the first line names '
+        f'{path}, line {line} has {len(values)} fields where the first line names '
         f'{len(columns)}; give it as many, quoting a field that holds a comma.'
       )
     row = dict.fromkeys(OPTIONAL_COLUMNS, '')
     rows.append(row | dict(zip(columns, map(str.strip, values), strict=True)))
-    lines.append(reader.line_num)
+    lines.append(line)
   if not rows:
     raise ManifestError(f'The manifest {path} has no rows; give it one line per forged image.')
   return lines, rows

@@ -1,6 +1,7 @@
 """Batches: the same for any number of workers and processes, and resumed bit for bit."""
 
 import itertools
+import shutil
 
 import grain
 import jax
@@ -29,7 +30,7 @@ ROWS = 10
 
 
 @pytest.fixture(scope='module')
-def source(tmp_path_factory):
+def folder(tmp_path_factory):
   """Ten rows of 24 x 24 pixels; the mask's value is 20 times the row's number."""
   root = tmp_path_factory.mktemp('faces')
   rng = np.random.default_rng(0)
@@ -41,7 +42,12 @@ def source(tmp_path_factory):
     Image.fromarray(np.full((24, 24), 20 * i, np.uint8)).save(root / f'mask{i}.png')
     lines.append(','.join([*names, f'mask{i}.png', 'lab', f's{i}', f't{i}']))
   (root / 'train.csv').write_text('\n'.join(lines))
-  return Triplets(root, 'train.csv')
+  return root
+
+
+@pytest.fixture(scope='module')
+def source(folder):
+  return Triplets(folder, 'train.csv')
 
 
 def take(iterator, count):
@@ -106,14 +112,12 @@ def test_pristine_rate(source):
   assert 0.2 < 1 - np.mean([batch['label'].mean() for batch in batches]) < 0.4
 
 
-@pytest.mark.parametrize('workers', [1, 2])
-def test_workers_make_the_same_batches_and_resume(source, workers):
+def test_workers_make_the_same_batches_and_resume(source):
   expected = take(loader.train_loader(source, **SETTINGS), 7)
-  iterator = loader.train_loader(source, **SETTINGS, workers=workers)
-  assert_same(take(iterator, 7), expected)
-  iterator = loader.train_loader(source, **SETTINGS, workers=workers)
-  iterator.set_state({'next_batch': 3})
-  assert_same(take(iterator, 2), expected[3:5])
+  assert_same(take(loader.train_loader(source, **SETTINGS, workers=2), 7), expected)
+  resumed = loader.train_loader(source, **SETTINGS, workers=2)
+  resumed.set_state({'next_batch': 3})
+  assert_same(take(resumed, 3), expected[3:6])
 
 
 def sharding():
@@ -159,9 +163,8 @@ def test_processes_share_each_batch(source):
   for a, b, both in zip(*share, whole, strict=True):
     assert len(a['label']) == len(b['label']) == 2
     for key in both:
-      np.testing.assert_array_equal(
-        np.stack([a[key], b[key]], 1).reshape(both[key].shape), both[key]
-      )
+      interleaved = np.stack([a[key], b[key]], 1).reshape(both[key].shape)
+      np.testing.assert_array_equal(interleaved, both[key])
   settings = plain(batch_size=2)
   rows = [
     rows_of(take(loader.train_loader(source, **settings, process_index=i, process_count=2), 5))
@@ -171,13 +174,12 @@ def test_processes_share_each_batch(source):
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_an_image_that_breaks_during_training_is_named(source, tmp_path, workers):
-  for path in source._folder.iterdir():
-    (tmp_path / path.name).write_bytes(path.read_bytes())
+def test_an_image_that_breaks_during_training_is_named(folder, tmp_path, workers):
+  shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
   broken = Triplets(tmp_path, 'train.csv')
   (tmp_path / 'target7.png').write_bytes(b'')
   iterator = loader.train_loader(broken, **SETTINGS, workers=workers)
-  with pytest.raises(ImageError, match='target7.png'):
+  with pytest.raises(ImageError, match=r'target7\.png'):
     take(iterator, 5)
   iterator.close()
 

@@ -141,6 +141,7 @@ def test_missing_manifest_says_how_to_give_one(tmp_path):
     ('forged,source,target,mask,mask\n', 'twice'),
     ('forged,source,target,mask\na,b,c,d,e\n', 'line 2 has 5 fields'),
     ('forged,source,target,mask\na,b\n', 'line 2 has 2 fields'),
+    ('forged,source,target,mask\n"a' + 'b' * 200000, 'quote'),
     ('forged,source,target,mask\n,b,c,d\n', 'line 2: forged is empty'),
     ('forged,source,target,mask,label\na,b,c,d,2\n', "label is '2'"),
     ('forged,source,target,mask,label\na,b,c,d,0\n', 'one photograph as forged, source and target'),

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dfrec_jax.convert import layout
-from dfrec_jax.convert import shapes
+from dfrec_jax.convert import layout, shapes
 
 NETWORK = 'Source Identity Reconstruction Module'
 _WIDTHS = (32, 64, 128, 256, 1024)

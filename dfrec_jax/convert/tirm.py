@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dfrec_jax.convert import layout
-from dfrec_jax.convert import shapes
+from dfrec_jax.convert import layout, shapes
 
 NETWORK = 'Target Identity Reconstruction Module'
 # What the tensors do not show is taken from the published network (ViT-L/16 at 224 pixels).

@@ -59,9 +59,17 @@ def _blocks():
 BLOCKS = _blocks()
 
 
+@jax.custom_vjp
 def relu6(x: jax.Array) -> jax.Array:
-  """min(max(x, 0), 6), as PyTorch's."""
+  """min(max(x, 0), 6), as PyTorch's. Its gradient is 0 at the ends."""
   return jnp.clip(x, 0, 6)
+
+
+# The gradient of `jnp.clip` splits ties and reads the input: on a CPU this one, which reads the
+# result only, makes a block's backward pass several times faster.
+relu6.defvjp(
+  lambda x: (relu6(x),) * 2, lambda y, ct: (jnp.where((y > 0) & (y < 6), ct, jnp.zeros_like(ct)),)
+)
 
 
 class BiasedDepthwise(nn.Module):

@@ -1,4 +1,4 @@
-"""Source Identity Reconstruction Module (SIRM): who was pasted, and what is known of who was covered.
+"""Source Identity Reconstruction Module (SIRM): who was pasted.
 
 An Attention U-Net (Oktay et al., arXiv 1804.03999, with a second gate of its own) reads the pasted
 face. Its bottleneck splits into a source half, decoded to the source's photograph, and a target

@@ -201,9 +201,7 @@ class TargetReconstruction(nn.Module):
   def _transformer(self, name, x, train):
     of = 'decoder_' if name == 'decoder' else ''
     depth, heads, mlp = (getattr(self, of + size) for size in ('depth', 'heads', 'mlp'))
-    transformer = vit.Transformer(
-      depth, heads, mlp, remat=self.remat, dtype=self.dtype, name=name
-    )
+    transformer = vit.Transformer(depth, heads, mlp, remat=self.remat, dtype=self.dtype, name=name)
     return transformer(x, train=train)
 
   def _token(self, name, width):

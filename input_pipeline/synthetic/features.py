@@ -37,7 +37,9 @@ def draw_eyes(
   iu, iv = side * u - np.float32(e.gaze_x), v - np.float32(e.gaze_y - 0.006)
   distance = np.sqrt(iu * iu + iv * iv)
   ring = 1.15 - 0.6 * smooth(distance * np.float32(1 / f.iris_radius) - 0.25)
-  paint(image, inside * cover(distance - f.iris_radius, pixel), c.iris[:, None, None] * ring * shade)
+  paint(
+    image, inside * cover(distance - f.iris_radius, pixel), c.iris[:, None, None] * ring * shade
+  )
   paint(image, inside * cover(distance - 0.42 * f.iris_radius, pixel), np.float32([0.01] * 3))
   hu, hv = iu - 0.02 * np.sign(light.direction[0]), iv + np.float32(0.018)
   glint = cover(np.sqrt(hu * hu + hv * hv) - 0.011, pixel)
@@ -119,7 +121,9 @@ def draw_age(albedo, view: FaceView, f: Features, c: Complexion, e: Expression) 
   across = np.abs(u)
   top, bottom = f.nose_tip - 0.03, f.mouth_height + 0.02
   t = unit((v - top) * np.float32(1 / (bottom - top)))
-  fold = np.float32(f.nose_width) + 0.01 + (f.mouth_width * 1.2 - f.nose_width) * t * (1.5 - 0.5 * t)
+  fold = (
+    np.float32(f.nose_width) + 0.01 + (f.mouth_width * 1.2 - f.nose_width) * t * (1.5 - 0.5 * t)
+  )
   line = cover(np.abs(across - fold) - 0.004, pixel + 0.02 + 0.02 * (1 - c.age_lines))
   strength = min(0.1 + 0.45 * c.age_lines + 0.25 * max(e.smile, 0), 0.7)
   paint(albedo, strength * line * smooth(8 * t * (1 - t)), c.skin * 0.4)
@@ -128,7 +132,9 @@ def draw_age(albedo, view: FaceView, f: Features, c: Complexion, e: Expression) 
   wave = 0.012 * np.cos(9 * u)
   phase = (v + wave + 0.33 + e.brow_raise) * np.float32(1 / 0.065)
   line = smooth(1 - np.abs(phase - np.round(phase)) * np.float32(0.065 / (0.5 * pixel + 0.012)))
-  line *= smooth((np.float32(0.36) - across) * 6) * smooth((-0.3 - v) * 30) * smooth((v + 0.52) * 20)
+  line *= (
+    smooth((np.float32(0.36) - across) * 6) * smooth((-0.3 - v) * 30) * smooth((v + 0.52) * 20)
+  )
   paint(albedo, 0.4 * c.age_lines * line, c.skin * 0.45)
   corner = across - np.float32(f.eye_distance + f.eye_width)
   rays = np.abs(((v - f.eye_height) / np.maximum(corner + 0.04, 0.02)) * 1.2)

@@ -17,11 +17,23 @@ from input_pipeline.synthetic.raster import (
 
 # How far the hair stands off the skull (times `volume`), and where its front ends at the sides.
 STAND_OFF = {
-  'short': 0.6, 'side': 0.9, 'crop': 0.2, 'bald': 0.0, 'curly': 1.7, 'long': 1.1, 'bob': 1.2,
+  'short': 0.6,
+  'side': 0.9,
+  'crop': 0.2,
+  'bald': 0.0,
+  'curly': 1.7,
+  'long': 1.1,
+  'bob': 1.2,
   'tied': 0.35,
 }
 SIDES_END = {
-  'short': -0.05, 'side': 0.0, 'crop': -0.12, 'bald': -0.3, 'curly': 0.1, 'long': 1.5, 'bob': 0.5,
+  'short': -0.05,
+  'side': 0.0,
+  'crop': -0.12,
+  'bald': -0.3,
+  'curly': 0.1,
+  'long': 1.5,
+  'bob': 0.5,
   'tied': -0.05,
 }
 
@@ -44,9 +56,11 @@ def front_hair(image, person: Person, photo: Photo, frame: HeadFrame) -> np.ndar
   hair, head, pose = person.hair, person.head, photo.pose
   x, y = frame.x, frame.y
   volume = hair.volume * STAND_OFF[hair.style]
-  rough = 0.007 if hair.style != 'curly' else 0.05
   angle = np.arctan2(x, -(y + 0.1))
-  ripple = rough * (np.sin(17 * angle + 9 * hair.part) + 0.6 * np.sin(37 * angle + hair.length))
+  if hair.style == 'curly':  # scallops
+    ripple = 0.035 * np.abs(np.sin(7 * angle + 9 * hair.part)) + 0.03 * np.abs(np.sin(11 * angle))
+  else:
+    ripple = 0.007 * (np.sin(17 * angle + 9 * hair.part) + 0.6 * np.sin(37 * angle + hair.length))
   wide, high = head.width + 0.02 + 0.8 * volume, head.top + 0.02 + 1.1 * volume
   above = np.square(np.minimum(y, 0) * np.float32(1 / high))
   skull = np.square(x * np.float32(1 / wide)) + above * (0.5 + 0.5 * above)
@@ -55,7 +69,7 @@ def front_hair(image, person: Person, photo: Photo, frame: HeadFrame) -> np.ndar
   outside = np.maximum(outside, y - np.float32(end) + 0.1 * ripple)
   opening = _face_opening(person, photo, frame)
   # Beside the face hair hides the background too; below it, the neck stays free.
-  limit = (outline(head, x, y) - 1) * np.float32(0.5 * head.width) - smooth((y - 0.05) * 5)
+  limit = (outline(head, x, y) - 1) * np.float32(0.5 * head.width) + 0.02 - smooth((y - 0.05) * 5)
   opening = np.maximum(opening, limit)
   alpha = cover(np.maximum(outside, -opening), frame.pixel + 0.025)
   if hair.style == 'bald':
@@ -76,7 +90,7 @@ def _face_opening(person: Person, photo: Photo, frame: HeadFrame) -> np.ndarray:
   y = frame.y - np.float32(0.35 * np.sin(pose.pitch))
   top = hair.hairline
   if hair.fringe and hair.style not in ('bald', 'crop', 'tied'):
-    top = top + 0.13
+    top = top + 0.1
   if hair.style == 'bald':
     top = -1.0
   covers_ears = hair.style in ('long', 'bob')
@@ -104,5 +118,7 @@ def _paint_hair(image, alpha, person: Person, photo: Photo, frame: HeadFrame, le
   light = lambert(photo.light, nx, ny, nz) * np.float32(level)
   gloss = smooth(1 - np.abs(frame.y + 0.62 + 0.3 * nx * nx) * 6) * (0.5 + 0.25 * strands)
   colour = hair.colour[:, None, None] * np.maximum(0.85 + 0.15 * strands, 0.2)
-  colour = colour + np.float32(0.05 * level) * np.maximum(gloss, 0) * (0.4 + hair.colour)[:, None, None]
+  colour = (
+    colour + np.float32(0.05 * level) * np.maximum(gloss, 0) * (0.4 + hair.colour)[:, None, None]
+  )
   paint(image, alpha, colour * light)

@@ -24,7 +24,14 @@ SKIN_TONES = (
   (92, 60, 42),
   (66, 44, 34),
 )
-HAIR_TONES = ((226, 190, 130), (180, 128, 74), (134, 84, 46), (88, 54, 34), (50, 34, 26), (24, 20, 20))
+HAIR_TONES = (
+  (226, 190, 130),
+  (180, 128, 74),
+  (134, 84, 46),
+  (88, 54, 34),
+  (50, 34, 26),
+  (24, 20, 20),
+)
 GREY_HAIR = (190, 188, 184)
 IRIS_TONES = ((120, 160, 190), (110, 140, 110), (128, 104, 58), (90, 56, 32), (48, 30, 22))
 LONG_STYLES = ('long', 'bob', 'tied', 'curly')
@@ -96,7 +103,7 @@ class Complexion:
 
 @dataclasses.dataclass(frozen=True)
 class Hair:
-  """Style (one of LONG_STYLES or SHORT_STYLES), colour (3,) in linear RGB, lengths in face units."""
+  """`style` is in LONG_STYLES or SHORT_STYLES; colour (3,) in linear RGB; lengths in face units."""
 
   style: str
   colour: np.ndarray
@@ -158,13 +165,19 @@ def _draw_features(rng, masculine: float, melanin: float) -> Features:
     brow_arch=float(np.clip(0.045 - 0.02 * masculine + 0.02 * rng.normal(), 0, 0.09)),
     brow_tilt=0.02 + 0.09 * rng.normal(),
     nose_tip=nose_tip,
-    nose_width=float(np.clip(0.105 + 0.015 * masculine + 0.03 * melanin + 0.017 * rng.normal(), 0.07, 0.19)),
+    nose_width=float(
+      np.clip(0.105 + 0.015 * masculine + 0.03 * melanin + 0.017 * rng.normal(), 0.07, 0.19)
+    ),
     nose_bridge=float(np.clip(0.05 + 0.012 * rng.normal(), 0.025, 0.08)),
     nose_relief=float(np.clip(1 + 0.25 * rng.normal(), 0.5, 1.6)),
     mouth_height=float(max(0.425 + 0.03 * rng.normal(), nose_tip + 0.17)),
     mouth_width=float(np.clip(0.2 + 0.025 * rng.normal(), 0.14, 0.27)),
-    upper_lip=float(np.clip(0.042 - 0.012 * masculine + 0.02 * melanin + 0.01 * rng.normal(), 0.016, 0.08)),
-    lower_lip=float(np.clip(0.058 - 0.01 * masculine + 0.02 * melanin + 0.013 * rng.normal(), 0.025, 0.1)),
+    upper_lip=float(
+      np.clip(0.042 - 0.012 * masculine + 0.02 * melanin + 0.01 * rng.normal(), 0.016, 0.08)
+    ),
+    lower_lip=float(
+      np.clip(0.058 - 0.01 * masculine + 0.02 * melanin + 0.013 * rng.normal(), 0.025, 0.1)
+    ),
     mouth_curve=0.01 + 0.02 * rng.normal(),
     cheek_relief=float(np.clip(1 + 0.4 * rng.normal(), 0.2, 2)),
     chin_relief=float(np.clip(1 + 0.4 * rng.normal(), 0.2, 2)),
@@ -221,7 +234,9 @@ def draw_person(split: str, number: int) -> Person:
   head = _draw_head(rng, masculine)
   features = _draw_features(rng, masculine, melanin)
   hair, young_hair = _draw_hair(rng, masculine, melanin, age)
-  undertone = np.float32([1 + 0.06 * rng.normal(), 1 + 0.02 * rng.normal(), 1 + 0.08 * rng.normal()])
+  undertone = np.float32(
+    [1 + 0.06 * rng.normal(), 1 + 0.02 * rng.normal(), 1 + 0.08 * rng.normal()]
+  )
   skin = np.clip(_along(SKIN_TONES, melanin) * undertone, 0.01, 0.98)
   bearded = masculine > 0.5 and rng.uniform() < 0.45
   strength = rng.uniform(0.25, 0.9) if bearded else 0.0

@@ -114,7 +114,7 @@ def draw_photo(rng) -> Photo:
     mouth_open=float(rng.uniform(0.2, 1)) if talks else 0.0,
     eyes_open=float(np.clip(1 + 0.12 * rng.normal(), 0.7, 1.25)),
     brow_raise=float(0.012 * rng.normal()),
-    gaze_x=float(0.014 * rng.normal()),
+    gaze_x=float(0.009 * rng.normal()),
     gaze_y=float(0.006 * rng.normal()),
   )
   light = _draw_light(rng)

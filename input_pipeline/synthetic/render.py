@@ -30,7 +30,9 @@ def draw_face(person: Person, photo: Photo, view: FaceView) -> np.ndarray:
   place = [(t + 1) * np.float32(TEXTURE_SIZE / 2) - np.float32(0.5) for t in (view.u, view.v)]
   albedo *= 1 + cv2.remap(c.texture, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
   across = np.abs(view.u)
-  blush = bell(across - 0.3, view.v - 0.14, 0.12, 0.1) + bell(view.u, view.v - f.nose_tip, 0.08, 0.06)
+  blush = bell(across - 0.3, view.v - 0.14, 0.12, 0.1) + bell(
+    view.u, view.v - f.nose_tip, 0.08, 0.06
+  )
   albedo *= 1 - c.blush * np.float32([0.02, 0.22, 0.2])[:, None, None] * blush
   sockets = bell(across - f.eye_distance * 0.9, view.v - f.eye_height + 0.01, 0.11, 0.06)
   albedo *= 1 - np.float32([0.2, 0.26, 0.26])[:, None, None] * sockets
@@ -183,4 +185,3 @@ def render(person: Person, photo: Photo, size: int, rng) -> tuple[np.ndarray, np
   paint(image[:, *box], edge, draw_face(person, photo, view))
   hair = front_hair(image, person, photo, frame)
   return develop(blur_optics(image, photo.camera, size), photo.camera, rng), hair
-

@@ -34,7 +34,9 @@ class SyntheticFaces:
     if split not in SPLITS:
       raise ValueError(f'Synthetic faces have the splits {", ".join(SPLITS)}, not {split!r}.')
     for name, value, least in (
-      ('examples', examples, 1), ('image_size', image_size, 16), ('people', people, 2),
+      ('examples', examples, 1),
+      ('image_size', image_size, 16),
+      ('people', people, 2),
       ('seed', seed, 0),
     ):
       if value < least:
@@ -65,7 +67,9 @@ class SyntheticFaces:
       raise IndexError(f'Synthetic faces hold {self.examples} examples; there is no {index}.')
     # Separate streams, so that the number of noisy pixels changes nothing else.
     choice, *noise = (
-      np.random.Generator(np.random.PCG64(np.random.SeedSequence([SPLITS[self.split], self.seed, index, k])))
+      np.random.Generator(
+        np.random.PCG64(np.random.SeedSequence([SPLITS[self.split], self.seed, index, k]))
+      )
       for k in range(4)
     )
     first = int(choice.integers(self.people))

@@ -109,10 +109,14 @@ def swap_face(
 
 
 def _mix_light(ours: Light, theirs: Light, amount: float) -> Light:
-  mixed = (a + np.float32(amount) * (b - a) for a, b in zip(
-    (ours.direction, ours.key, ours.ambient), (theirs.direction, theirs.key, theirs.ambient),
-    strict=True,
-  ))
+  mixed = (
+    a + np.float32(amount) * (b - a)
+    for a, b in zip(
+      (ours.direction, ours.key, ours.ambient),
+      (theirs.direction, theirs.key, theirs.ambient),
+      strict=True,
+    )
+  )
   return Light(*mixed)
 
 

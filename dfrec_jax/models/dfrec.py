@@ -1,0 +1,256 @@
+"""DFREC: both people of a face swap, from the forged photograph alone (arXiv 2412.07260)."""
+
+from typing import Any
+
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfrec_jax import masking
+from dfrec_jax.compositing import composite_mask
+from dfrec_jax.models import sizes
+from dfrec_jax.models.identity_segmentation import IdentitySegmentation
+from dfrec_jax.models.source_reconstruction import FUSIONS, STRIDE, SourceReconstruction
+from dfrec_jax.models.target_reconstruction import TargetReconstruction
+
+# Mean and standard deviation of RGB in [0, 1].
+NORMALISATIONS = {
+  'none': None,
+  'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+@struct.dataclass
+class Outputs:
+  """What DFREC says of images (B, H, W, 3); N patches, of which K are kept and M masked.
+
+  Attributes:
+    mask_logits: (B, H, W, 1), positive where the source's face was pasted.
+    class_logits: (B, 2), pristine and forged.
+    predicted_mask: (B, H, W, 1) in [0, 1].
+    mask: (B, H, W, 1), the mask that guided; no gradient reaches the ISM through it.
+    composite_mask: (B, H, W, 1) in [0, 1], where the target is taken from the TIRM.
+    source: (B, H, W, 3), who was pasted; in [0, 1] outside training, as all pictures.
+    target: (B, H, W, 3), who was covered; composited if the model does.
+    target_raw: (B, H, W, 3), the same before compositing: whole patches are replaced.
+    target_patches: (B, M, patch * patch * 3), the TIRM's masked patches.
+    target_tokens: what the SIRM tells the TIRM, see `SourceOutputs`.
+    source_identity, target_identity: (B, C / 2), the SIRM's two halves.
+    kept, masked: (B, K) and (B, M) int32, patches in raster numbering.
+  """
+
+  mask_logits: jax.Array
+  class_logits: jax.Array
+  predicted_mask: jax.Array
+  mask: jax.Array
+  composite_mask: jax.Array
+  source: jax.Array
+  target: jax.Array
+  target_raw: jax.Array
+  target_patches: jax.Array
+  target_tokens: jax.Array
+  source_identity: jax.Array
+  target_identity: jax.Array
+  kept: jax.Array
+  masked: jax.Array
+
+
+class DFREC(nn.Module):
+  """ISM, SIRM, semantic-guided masking and TIRM. The published model is `PUBLISHED`.
+
+  Attributes:
+    size: name in `sizes.SIZES`.
+    image_size: side in pixels, a multiple of 16 and of the size's patch.
+    indexing: of the TIRM's tokens, `published` or `aligned`.
+    fusion: of the target tokens, `concat` (published), `add` or `sequence`.
+    source_residual, target_residual: learn corrections of the forged image.
+    mask_ratio: share of patches that the TIRM fills.
+    composite: keep the forged image outside the mask.
+    composite_dilation, composite_softness: pixels, see `composite_mask`.
+    input_normalisation: of what the ISM and the TIRM's encoder see, `none` or `imagenet`.
+    drop_connect, dropout: rates of the ISM.
+    remat: recompute the SIRM's and TIRM's stages in the backward pass to save memory.
+    dtype: of the computation; parameters, pictures and logits are float32.
+  """
+
+  size: str = 'L/16'
+  image_size: int = 224
+  indexing: str = 'aligned'
+  fusion: str = 'add'
+  source_residual: bool = True
+  target_residual: bool = True
+  mask_ratio: float = 0.5
+  composite: bool = True
+  composite_dilation: int = 4
+  composite_softness: float = 4.0
+  input_normalisation: str = 'none'
+  drop_connect: float = 0.2
+  dropout: float = 0.5
+  remat: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    forged: jax.Array,
+    *,
+    guide: jax.Array | None = None,
+    use_guide: jax.Array | None = None,
+    progress: jax.Array | float = 1.0,
+    noise: jax.Array | None = None,
+    train: bool = False,
+  ) -> Outputs:
+    """Recovers source and target.
+
+    Draws from the random streams `masking`, and in training `dropout`. Outside training every image
+    gets the same draws, so that its result does not depend on the batch it is in.
+
+    Args:
+      forged: (B, H, W, 3) in [0, 1].
+      guide: (B, H, W, 1) true masks, which guide instead of the predicted ones.
+      use_guide: (B,) bool, the examples whose `guide` is used; all if None.
+      progress: of the masking's curriculum, see `masking.aligned_masking`.
+      noise: (B, N) in [0, 1), instead of random draws; only for `published` indexing.
+      train: drop, use the batch's statistics, and do not clip pictures.
+
+    Raises:
+      ValueError: for settings or an image that do not fit, before anything is computed.
+    """
+    size = sizes.get_size(self.size)
+    self._check(forged, noise, size.patch)
+    normalised = _normalise(forged, self.input_normalisation)
+    mask_logits, class_logits = IdentitySegmentation(
+      width=size.ism_width,
+      depth=size.ism_depth,
+      aspp_channels=size.aspp_channels,
+      aspp_rates=size.aspp_rates,
+      low_level_channels=size.low_level_channels,
+      drop_connect=self.drop_connect,
+      dropout=self.dropout,
+      dtype=self.dtype,
+      name='ism',
+    )(normalised, train=train)
+    predicted = nn.sigmoid(mask_logits)
+    mask = _guiding_mask(predicted, guide, use_guide)
+    kept, masked = self._partition(mask, size.patch, progress, noise, train)
+    source = self._sirm(size, kept.shape[1])(mask * forged, forged, train=train)
+    target = self._tirm(size)(normalised, forged, kept, masked, source.target_tokens, train=train)
+    composited = composite_mask(mask, self.composite_dilation, self.composite_softness)
+    blend = composited * target.target + (1 - composited) * forged
+    return Outputs(
+      mask_logits=mask_logits,
+      class_logits=class_logits,
+      predicted_mask=predicted,
+      mask=mask,
+      composite_mask=composited,
+      source=source.source,
+      target=blend if self.composite else target.target,
+      target_raw=target.target,
+      target_patches=target.patches,
+      target_tokens=source.target_tokens,
+      source_identity=source.source_identity,
+      target_identity=source.target_identity,
+      kept=kept,
+      masked=masked,
+    )
+
+  def _check(self, forged, noise, patch):
+    for what, given, known in (
+      ('indexing', self.indexing, masking.INDEXINGS),
+      ('fusion', self.fusion, FUSIONS),
+      ('input_normalisation', self.input_normalisation, NORMALISATIONS),
+    ):
+      if given not in known:
+        raise ValueError(f'Unknown {what} {given!r}; choose from {", ".join(known)}.')
+    if self.image_size % STRIDE or self.image_size % patch:
+      step = int(np.lcm(STRIDE, patch))
+      raise ValueError(
+        f'The image size is {self.image_size}, but for size {self.size} it must be a multiple of '
+        f'{step}.'
+      )
+    if forged.shape[1:] != (self.image_size, self.image_size, 3):
+      raise ValueError(
+        f'The images have shape {forged.shape[1:]}, but this model takes '
+        f'{(self.image_size, self.image_size, 3)}.'
+      )
+    if noise is not None and self.indexing != 'published':
+      raise ValueError('`noise` is only for published indexing; pass a key for `masking` instead.')
+
+  def _partition(self, mask, patch, progress, noise, train):
+    if self.indexing == 'published':
+      if noise is None:
+        batch, patches = len(mask), (self.image_size // patch) ** 2
+        noise = jax.random.uniform(self.make_rng('masking'), (batch if train else 1, patches))
+      return masking.published_masking(mask, noise, patch=patch, ratio=self.mask_ratio)
+    return masking.aligned_masking(
+      mask,
+      self.make_rng('masking'),
+      patch=patch,
+      ratio=self.mask_ratio,
+      progress=progress,
+      same_draws=not train,
+    )
+
+  def _sirm(self, size, token_count):
+    return SourceReconstruction(
+      widths=size.sirm_widths,
+      fusion=self.fusion,
+      token_count=token_count,
+      residual=self.source_residual,
+      remat=self.remat,
+      dtype=self.dtype,
+      name='sirm',
+    )
+
+  def _tirm(self, size):
+    return TargetReconstruction(
+      image_size=self.image_size,
+      patch=size.patch,
+      width=size.width,
+      depth=size.depth,
+      heads=size.heads,
+      mlp=size.mlp,
+      decoder_width=size.decoder_width,
+      decoder_depth=size.decoder_depth,
+      decoder_heads=size.decoder_heads,
+      decoder_mlp=size.decoder_mlp,
+      indexing=self.indexing,
+      fusion=self.fusion,
+      residual=self.target_residual,
+      remat=self.remat,
+      dtype=self.dtype,
+      name='tirm',
+    )
+
+
+# Settings with which `DFREC` computes what the published network does.
+PUBLISHED = {
+  'size': 'L/16',
+  'image_size': 224,
+  'indexing': 'published',
+  'fusion': 'concat',
+  'source_residual': False,
+  'target_residual': False,
+  'mask_ratio': 0.5,
+  'composite': False,
+  'input_normalisation': 'none',
+}
+
+
+def _guiding_mask(predicted, guide, use_guide):
+  predicted = jax.lax.stop_gradient(predicted)
+  if guide is None:
+    return predicted
+  guide = guide.astype(predicted.dtype)
+  if use_guide is None:
+    return guide
+  return jnp.where(use_guide[:, None, None, None], guide, predicted)
+
+
+def _normalise(image, normalisation):
+  if NORMALISATIONS[normalisation] is None:
+    return image
+  mean, deviation = np.array(NORMALISATIONS[normalisation], np.float32)
+  return (image - mean) / deviation
