@@ -1,5 +1,7 @@
 """The SIRM, and its conversion from and to the published weights."""
 
+import re
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from dfrec_jax.models.source_reconstruction import SourceReconstruction, max_poo
 from tests import parity
 
 WIDTHS = (4, 4, 8, 8, 16)
+BEFORE_NORM = re.compile(r'(conv\.[03]|up\.1|(W|W_g|W_x|psi)\.0)\.bias$')
 
 
 def init(model, size=32):
@@ -48,9 +51,8 @@ def test_shapes(size, fusion):
   assert out.source_identity.shape == out.target_identity.shape == (2, 8)
 
 
-@pytest.mark.parametrize('remat', [False, True])
-def test_gradients_are_finite_and_reach_everything(remat):
-  model = SourceReconstruction(WIDTHS, 'add', remat=remat)
+def test_gradients_are_finite_and_reach_everything():
+  model = SourceReconstruction(WIDTHS, 'add', remat=True)
   variables, x = init(model), images()
 
   @jax.grad
@@ -72,18 +74,19 @@ def test_gradients_are_finite_and_reach_everything(remat):
 def test_a_residual_model_starts_as_a_copy_and_clips_only_outside_training():
   model = SourceReconstruction(WIDTHS, 'add', residual=True)
   variables, x = init(model), images()
-  np.testing.assert_array_equal(model.apply(variables, 0 * x, x, train=False).source, x)
+  clipped = jax.jit(lambda v: model.apply(v, x, x, train=False).source)
+  free = jax.jit(lambda v: model.apply(v, x, x, train=True, mutable=['batch_stats'])[0].source)
+  np.testing.assert_array_equal(clipped(variables), x)
   variables['params']['output']['bias'] += 2.0
-  assert model.apply(variables, x, x, train=False).source.max() == 1
-  out, _ = model.apply(variables, x, x, train=True, mutable=['batch_stats'])
-  np.testing.assert_allclose(out.source, x + 2, atol=1e-6)
+  np.testing.assert_array_equal(clipped(variables), np.ones_like(x))
+  np.testing.assert_allclose(free(variables), x + 2, atol=1e-6)
 
 
 def test_bfloat16_keeps_parameters_and_pictures_float32():
   model = SourceReconstruction(WIDTHS, 'add', dtype=jnp.bfloat16)
   variables = init(model)
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
-  out = model.apply(variables, images(), images(), train=False)
+  out = jax.eval_shape(lambda v, x: model.apply(v, x, x, train=False), variables, images())
   assert out.source.dtype == jnp.float32 and out.target_tokens.dtype == jnp.bfloat16
 
 
@@ -95,7 +98,7 @@ def test_bad_sides_and_fusions_are_refused():
 
 
 def test_max_pool_equals_the_windowed_maximum():
-  x = images(size=8)
+  x = jnp.round(4 * images(size=8))  # Many values are equal.
   np.testing.assert_array_equal(max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
   gradient = lambda pool: jax.grad(lambda y: jnp.square(pool(y)).sum())(x)
   np.testing.assert_allclose(
@@ -137,12 +140,13 @@ def test_a_training_step_is_the_published_one():
   np.testing.assert_allclose(out.target_tokens, expected['target_tokens'], atol=1e-4)
   # Gradients and statistics by PyTorch's names: a conversion moves, it does not compute.
   named = convert.to_torch({'params': gradients, 'batch_stats': batch_stats, 'unused': unused})
-  largest = expected['grad_norms'].max()
   for name, norm in zip(expected['grad_names'], expected['grad_norms'], strict=True):
-    # Biases before a batch norm have no gradient but rounding errors.
-    np.testing.assert_allclose(
-      np.linalg.norm(named[name]), norm, rtol=1e-3, atol=1e-6 * largest, err_msg=name
-    )
+    # The norms go from 1e-10 to 1. A bias before a batch norm has none but rounding errors.
+    found = np.linalg.norm(named[name])
+    if BEFORE_NORM.search(name):
+      assert found < 1e-4, name
+    else:
+      np.testing.assert_allclose(found, norm, rtol=1e-3, atol=1e-6, err_msg=name)
   for name in expected['stat_names']:
     np.testing.assert_allclose(named[name], expected[f'stat/{name}'], atol=1e-5, err_msg=name)
 
@@ -173,6 +177,6 @@ def test_one_error_names_all_that_is_wrong():
   for part in (
     'missing Up5.up.1.bias',
     'extra Conv9.bias',
-    'Att3.psi.0.weight has shape (1, 3, 1, 1) instead of (1, 4, 1, 1)',
+    'Att3.psi.0.weight has shape (1, 3, 1, 1) instead of (1, 2, 1, 1)',
   ):
     assert part in str(error.value)

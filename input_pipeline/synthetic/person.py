@@ -229,7 +229,7 @@ def draw_person(split: str, number: int) -> Person:
   """Person `number` of a split: a pure function of both, so splits share nobody."""
   rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([SPLITS[split], number, 1])))
   masculine = float(np.clip(rng.choice((0.15, 0.85)) + 0.12 * rng.normal(), 0, 1))
-  melanin = float(rng.beta(1.1, 1.6))
+  melanin = float(rng.beta(0.9, 1.2))
   age = float(rng.beta(1.2, 1.9))
   head = _draw_head(rng, masculine)
   features = _draw_features(rng, masculine, melanin)
