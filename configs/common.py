@@ -157,6 +157,7 @@ def _loss() -> ml_collections.ConfigDict:
       identity_encoder=dict(name='mobilefacenet', weights=''),
       perceptual_encoder=dict(name='vgg19', weights=''),
       encoder_dtype='float32',
+      encoded_examples=0,  # of a batch, seen by the frozen encoders; 0 for all
     )
   )
 

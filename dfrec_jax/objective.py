@@ -72,6 +72,7 @@ def objective(
   encoders: Encoders,
   encoder_params: Mapping[str, Any],
   weights: Mapping[str, float],
+  encoded_examples: int = 0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """DFREC's objective and its terms, unweighted, by name.
 
@@ -86,6 +87,7 @@ def objective(
     encoders: the frozen encoders.
     encoder_params: `encoders.params`, as an argument of the step.
     weights: weight by the name of the term's family.
+    encoded_examples: how many of the batch the frozen encoders see, forged ones first; 0 for all.
   """
   forged = (batch['label'] == 1).astype(jnp.float32)
   has_mask = batch['has_mask'].astype(jnp.float32)
@@ -108,7 +110,15 @@ def objective(
       new = compute()
       terms |= new
       total += weights[family] * sum(new.values())
-  recovery = _recovery_terms(outputs, batch, encoders, encoder_params, weights, forged)
+  faces = {
+    'source': (outputs.source, batch['source']),
+    'target': (outputs.target, batch['target']),
+    'forged': forged,
+  }
+  if encoded_examples:
+    chosen = jnp.argsort(-forged, stable=True)[:encoded_examples]
+    faces = jax.tree.map(lambda x: x[chosen], faces)
+  recovery = _recovery_terms(faces, encoders, encoder_params, weights)
   for name, value in recovery.items():
     total += weights[name.split('_')[0]] * value
   return total, terms | recovery
@@ -120,11 +130,11 @@ def _true_patches(outputs: Outputs, target: jax.Array) -> jax.Array:
   return take(patchify(target, patch), outputs.masked)
 
 
-def _recovery_terms(outputs, batch, encoders, encoder_params, weights, forged):
+def _recovery_terms(faces, encoders, encoder_params, weights):
   """L_id, L_perc and L_attr; each encoder sees recovered and true faces once."""
+  forged = faces['forged']
   size = forged.shape[0]
-  recovered = jnp.concatenate([outputs.source, outputs.target])
-  true = jnp.concatenate([batch['source'], batch['target']])
+  recovered, true = map(jnp.concatenate, zip(faces['source'], faces['target'], strict=True))
   terms = {}
   seen = {}
 

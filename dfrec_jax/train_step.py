@@ -61,7 +61,9 @@ def make_train_step(
         rngs={'dropout': dropout, 'masking': patches},
         mutable=['batch_stats'],
       )
-      total, terms = objective(outputs, batch, encoders, encoder_params, weights)
+      total, terms = objective(
+        outputs, batch, encoders, encoder_params, weights, config.loss.encoded_examples
+      )
       return total, (terms, updated['batch_stats'])
 
     (total, (terms, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)

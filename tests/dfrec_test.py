@@ -23,7 +23,8 @@ def build(**kwargs):
 
 def init(model, image):
   run = jax.jit(lambda key: model.init({'params': key, 'masking': key}, image))
-  return nn.unbox(run(jax.random.key(0)))
+  # This generator compiles in less than half of the time of the usual one.
+  return nn.unbox(run(jax.random.key(0, impl='rbg')))
 
 
 def images(batch=2, size=SIZE):
@@ -115,11 +116,8 @@ def test_target_patches_are_those_of_the_target(default):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ('indexing', 'fusion'), [('published', 'concat'), ('aligned', 'add'), ('aligned', 'sequence')]
-)
-def test_gradients_are_finite_and_guidance_has_none(indexing, fusion):
-  model = build(indexing=indexing, fusion=fusion, source_residual=False, target_residual=False)
+def test_gradients_are_finite_and_guidance_has_none():
+  model = build(source_residual=False, target_residual=False)
   variables = init(model, images())
 
   def loss(params):

@@ -18,7 +18,9 @@ BEFORE_NORM = re.compile(r'(conv\.[03]|up\.1|(W|W_g|W_x|psi)\.0)\.bias$')
 
 def init(model, size=32):
   image = jnp.zeros((1, size, size, 3))
-  return nn.unbox(jax.jit(lambda k: model.init(k, image, image, train=False))(jax.random.key(0)))
+  init = jax.jit(lambda k: model.init(k, image, image, train=False))
+  # This generator compiles in less than half of the time of the usual one.
+  return nn.unbox(init(jax.random.key(0, impl='rbg')))
 
 
 def images(batch=2, size=32):

@@ -39,7 +39,9 @@ def inputs(model, batch=2, seed=0):
 
 def init(model):
   args = inputs(model)
-  return nn.unbox(jax.jit(lambda k: model.init(k, *args, train=False))(jax.random.key(1)))
+  init = jax.jit(lambda k: model.init(k, *args, train=False))
+  # This generator compiles in less than half of the time of the usual one.
+  return nn.unbox(init(jax.random.key(1, impl='rbg')))
 
 
 def published(**kwargs):

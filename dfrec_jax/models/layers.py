@@ -11,6 +11,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Dtype = Any
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
@@ -204,16 +205,22 @@ class DropConnect(nn.Module):
 
 def resize_align_corners(x: jax.Array, size: Sequence[int]) -> jax.Array:
   """Bilinear resize of (B, H, W, C) to (B, *size, C) with PyTorch's `align_corners=True`."""
-  inputs, outputs = jnp.array(x.shape[1:3]), jnp.array(size)
-  # A single pixel has no extent to align: it is repeated.
-  scale = jnp.where(inputs > 1, (outputs - 1) / jnp.maximum(inputs - 1, 1), outputs)
-  scale = scale.astype(jnp.float32)
-  return jax.image.scale_and_translate(
+  rows, columns = (
+    jnp.asarray(_interpolation(inputs, outputs), x.dtype)
+    for inputs, outputs in zip(x.shape[1:3], size, strict=True)
+  )
+  # Products with constant matrices: their error is a tenth of `jax.image.scale_and_translate`'s.
+  return jnp.einsum(
+    'hi,wj,bijc->bhwc',
+    rows,
+    columns,
     x,
-    (x.shape[0], *size, x.shape[3]),
-    (1, 2),
-    scale,
-    0.5 * (1 - scale),
-    method='linear',
-    antialias=False,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
   ).astype(x.dtype)
+
+
+def _interpolation(inputs: int, outputs: int) -> np.ndarray:
+  """Weights (outputs, inputs) of linear interpolation whose first and last samples coincide."""
+  position = np.linspace(0, inputs - 1, outputs)
+  return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(inputs)))
