@@ -103,7 +103,7 @@ def _model() -> ml_collections.ConfigDict:
       composite_dilation=3,
       composite_softness=2.0,
       input_normalisation='none',
-      drop_connect=0.2,
+      drop_connect=0.1,
       dropout=0.1,
       remat=False,
       dtype='float32',
@@ -129,7 +129,7 @@ def _data() -> ml_collections.ConfigDict:
       augmentation=dict(
         flip=True,
         crop=0.1,  # at most this much of the side
-        probability=0.2,  # of each of the following, on the forged image
+        probability=0.1,  # of each of the following, on the forged image
         colour=0.1,
         blur=0.8,
         noise=4.0,
@@ -146,18 +146,18 @@ def _loss() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     dict(
       weights=dict(
-        identity=0.1,
+        identity=0.2,
         perceptual=0.1,
-        attribute=0.05,
+        attribute=0.1,
         patch=10.0,
-        source=1.0,
+        source=0.3,
         segmentation=0.5,
-        detection=0.2,
+        detection=0.3,
       ),
       identity_encoder=dict(name='mobilefacenet', weights=''),
       perceptual_encoder=dict(name='vgg19', weights=''),
       encoder_dtype='float32',
-      encoded_examples=0,  # of a batch, seen by the frozen encoders; 0 for all
+      encoded_examples=0,  # of a batch, seen by the frozen encoders; 0 for all of it
     )
   )
 

@@ -26,7 +26,7 @@ def get_config(arguments: str | None = None):
     size='nano',
     image_size=112,
     steps=3_000,
-    batch_size=16,
+    batch_size=8,
   )
   config = common.base()
   config.name = 'triplets'
@@ -34,6 +34,11 @@ def get_config(arguments: str | None = None):
   config.batch_size = args.batch_size
   config.model.update(size=args.size, image_size=args.image_size)
   config.data.update(kind='triplets', root=args.root, train=args.train, eval=args.eval)
+  # On a CPU the encoder costs as much as the model: half of the batch teaches it.
+  config.loss.encoded_examples = args.batch_size // 2
+  config.masking.end_step = args.steps // 3
+  config.eval_every = 1_000
+  # L_attr compares the same encoder's maps; VGG19, which L_perc is defined on, has no weights here.
   config.loss.weights.perceptual = 0.0
   if args.encoder == 'none':
     common.without_encoders(config)

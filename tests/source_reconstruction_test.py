@@ -70,7 +70,8 @@ def test_gradients_are_finite_and_reach_everything():
   found = jax.jit(gradients)(variables['params'])
   for path, leaf in jax.tree_util.tree_leaves_with_path(found):
     assert np.isfinite(leaf).all(), path
-    assert np.any(leaf), path
+    # A bias before a batch norm has no gradient but rounding errors.
+    assert np.any(leaf) or (path[-2].key.startswith('conv_') and path[-1].key == 'bias'), path
 
 
 def test_a_residual_model_starts_as_a_copy_and_clips_only_outside_training():
