@@ -10,13 +10,14 @@ from dfrec_jax.errors import InputError
 def parse_arguments(arguments: str | None, **defaults: Any) -> ml_collections.ConfigDict:
   """Parses what follows the colon of `--config=configs/NAME.py:runlocal,size=S/16`.
 
-  `runlocal` alone means `runlocal=True`; values take the type of their default.
+  `runlocal` alone means `runlocal=True`; values take the type of their default. The names that were
+  given are in the result's `given`, a tuple.
 
   Raises:
     InputError: an unknown argument, or a value of another type.
   """
   defaults = {'runlocal': False, **defaults}
-  values = dict(defaults)
+  values, given_names = dict(defaults), []
   for item in filter(None, (arguments or '').split(',')):
     name, given, text = item.partition('=')
     if name not in defaults:
@@ -25,8 +26,9 @@ def parse_arguments(arguments: str | None, **defaults: Any) -> ml_collections.Co
       )
     if not given and not isinstance(defaults[name], bool):
       raise InputError(f'The argument {name} needs a value: {name}=...')
+    given_names.append(name)
     values[name] = _parse_value(name, text if given else 'true', type(defaults[name]))
-  return ml_collections.ConfigDict(values)
+  return ml_collections.ConfigDict({**values, 'given': tuple(given_names)})
 
 
 def _parse_value(name: str, text: str, kind: type) -> Any:
@@ -168,7 +170,40 @@ def without_encoders(config: ml_collections.ConfigDict) -> None:
   config.metric_encoder.weights = ''
 
 
-def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def use_face_encoder(config: ml_collections.ConfigDict, weights: str) -> None:
+  """Takes MobileFaceNet from a file for the identity terms and metrics; `none` does without.
+
+  L_perc is off: it is defined on VGG19, whose weights config.loss.perceptual_encoder.weights may
+  name; L_attr compares the face encoder's maps.
+  """
+  config.loss.weights.perceptual = 0.0
+  if weights == 'none':
+    without_encoders(config)
+  else:
+    config.loss.identity_encoder.weights = weights
+    config.metric_encoder.weights = weights
+
+
+def finish(
+  config: ml_collections.ConfigDict, args: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+  """Shrinks the configuration under `runlocal`; what the arguments give expressly stays."""
+  if args.runlocal:
+    _shrink(config)
+    fields = {
+      'steps': 'steps',
+      'batch_size': 'batch_size',
+      'size': 'model.size',
+      'image_size': 'model.image_size',
+      'fsdp': 'mesh.fsdp',
+    }
+    for name in args.given:
+      if name in fields:
+        config.update_from_flattened_dict({fields[name]: args[name]})
+  return config
+
+
+def _shrink(config: ml_collections.ConfigDict) -> None:
   """`runlocal`: the same path through the program in seconds, on synthetic faces.
 
   Only sizes and numbers change; every option of the model is kept.
@@ -184,5 +219,5 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.eval_every = 4
   config.eval_examples = 8
   config.figure_rows = 4
+  config.mesh.fsdp = 1
   without_encoders(config)
-  return config

@@ -27,4 +27,4 @@ def get_config(arguments: str | None = None):
   config.eval_every = 500
   config.checkpoint_every = 500
   common.without_encoders(config)
-  return common.shrink(config) if args.runlocal else config
+  return common.finish(config, args)

@@ -10,7 +10,9 @@ target_identity; paths are relative to the manifest's folder. Arguments:
   image_size          side of the model's images, in pixels
   encoder             weights of MobileFaceNet (.npz), for the identity terms and metrics; `none`
                       trains without the terms and does not measure identity
-  minutes of training follow from steps and batch_size
+  steps, batch_size   how long to train; the curriculum and the schedule follow
+
+Expected on 2 CPU cores in under an hour, with the defaults: docs/results.md.
 """
 
 from configs import common
@@ -38,11 +40,5 @@ def get_config(arguments: str | None = None):
   config.loss.encoded_examples = args.batch_size // 2
   config.masking.end_step = args.steps // 3
   config.eval_every = 1_000
-  # L_attr compares the same encoder's maps; VGG19, which L_perc is defined on, has no weights here.
-  config.loss.weights.perceptual = 0.0
-  if args.encoder == 'none':
-    common.without_encoders(config)
-  else:
-    config.loss.identity_encoder.weights = args.encoder
-    config.metric_encoder.weights = args.encoder
-  return common.shrink(config) if args.runlocal else config
+  common.use_face_encoder(config, args.encoder)
+  return common.finish(config, args)

@@ -28,9 +28,15 @@ CONFIG = 'config.json'
 
 
 def build_model(config: ml_collections.ConfigDict | Mapping[str, Any]) -> DFREC:
-  """The model of a `config.model` section."""
+  """The model of a `config.model` section.
+
+  Raises:
+    InputError: its settings do not fit each other.
+  """
   settings = dict(config)
-  return DFREC(**{**settings, 'dtype': jnp.dtype(settings['dtype'])})
+  model = DFREC(**{**settings, 'dtype': jnp.dtype(settings['dtype'])})
+  model.check_settings()
+  return model
 
 
 def init_variables(model: DFREC, key: jax.Array) -> Any:

@@ -4,6 +4,7 @@ python -m dfrec_jax.main --config=configs/quickstart.py [--workdir=DIR] [--mode=
 """
 
 import os
+import pathlib
 import sys
 
 from absl import app, flags, logging
@@ -34,9 +35,11 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
-    raise app.UsageError(f'Unknown argument {argv[1]!r}; settings are --config.NAME=VALUE.')
+    sys.exit(f'Error: unknown argument {argv[1]!r}; settings are given as --config.NAME=VALUE.')
   if _CHECKPOINT.value and _MODE.value == 'train':
-    raise app.UsageError('--checkpoint goes with --mode=eval; training resumes its --workdir.')
+    sys.exit('Error: --checkpoint goes with --mode=eval; training resumes what is in --workdir.')
+  if logging.get_verbosity() < logging.DEBUG:
+    logging.get_absl_handler().addFilter(_is_ours)
   config = _CONFIG.value
   workdir = _WORKDIR.value or os.path.join('runs', config.name)
   if _COMPILATION_CACHE.value:
@@ -45,17 +48,41 @@ def main(argv: list[str]) -> None:
     jax.distributed.initialize()
   logging.info('%d process(es), %s', jax.process_count(), jax.devices())
   # Imported here, since they take seconds and a wrong flag should not.
-  from dfrec_jax import evaluate, train
+  from dfrec_jax import evaluate, metric_logging, train
 
   try:
     if _MODE.value == 'train':
       train.train(config, workdir)
     else:
       evaluate.evaluate_checkpoint(config, workdir, _CHECKPOINT.value or workdir)
-  except InputError as error:
+  except (InputError, metric_logging.NonFiniteError) as error:
     sys.exit(f'Error: {error}')
+
+
+def _is_ours(record) -> bool:
+  """Orbax and JAX tell much at the level of information; --verbosity=1 shows it."""
+  folder = pathlib.Path(record.pathname).parts[-2]
+  return record.levelno > 20 or folder == 'dfrec_jax'
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """absl's parser, whose errors are one sentence also where a configuration raised them."""
+  for argument in argv[1:]:
+    name, _, value = argument.partition('=')
+    path = pathlib.Path(value.partition(':')[0])
+    if name.lstrip('-') == 'config' and not path.is_file():
+      known = ', '.join(sorted({p.stem for p in path.parent.glob('*.py')} - {'__init__', 'common'}))
+      sys.exit(f'Error: there is no configuration {path}; {path.parent} holds: {known or "none"}.')
+  try:
+    return flags.FLAGS(argv)
+  except AttributeError as error:
+    sys.exit(f'Error: --config.FIELD names no field of the configuration: {error}.')
+  except (flags.Error, ValueError, TypeError) as error:
+    # An error of a configuration arrives wrapped in its traceback, as text.
+    last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+    sys.exit(f'Error: {last.removeprefix("dfrec_jax.errors.InputError: ")}')
 
 
 if __name__ == '__main__':
   flags.mark_flag_as_required('config')
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

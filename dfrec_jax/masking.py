@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dfrec_jax.errors import InputError
+
 INDEXINGS = ('published', 'aligned')
 COVERED = 0.05  # Mean of the mask in a patch above which the face covers it.
 _PUBLISHED_AREA = 256  # Pixels of the patch that the published thresholds are meant for.
@@ -28,16 +30,16 @@ def kept_count(num_patches: int, ratio: float, indexing: str) -> int:
   `aligned` keeps N - round(N * ratio).
 
   Raises:
-    ValueError: where nothing would be kept or nothing masked, or for an unknown indexing.
+    InputError: where nothing would be kept or nothing masked, or for an unknown indexing.
   """
   if indexing == 'published':
     kept = int((num_patches + 1) * (1 - ratio))
   elif indexing == 'aligned':
     kept = num_patches - round(num_patches * ratio)
   else:
-    raise ValueError(f'Unknown indexing {indexing!r}; the indexings are {", ".join(INDEXINGS)}.')
+    raise InputError(f'Unknown indexing {indexing!r}; the indexings are {", ".join(INDEXINGS)}.')
   if not 0 < kept < num_patches:
-    raise ValueError(
+    raise InputError(
       f'A mask ratio of {ratio} keeps {kept} of {num_patches} patches; some must be kept and some '
       'masked.'
     )

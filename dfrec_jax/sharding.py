@@ -4,6 +4,7 @@
 gathers where they are used.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -11,6 +12,8 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import ml_collections
 import numpy as np
+
+from dfrec_jax.errors import InputError
 
 # Logical axis -> mesh axes; None is replicated.
 RULES = (
@@ -26,26 +29,33 @@ RULES = (
 )
 
 
-def make_mesh(config: ml_collections.ConfigDict) -> jax.sharding.Mesh:
+def make_mesh(
+  config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
   """The mesh (data, fsdp) of `config.mesh`; an axis of -1 takes the devices that are left.
 
+  Args:
+    config: size by axis.
+    devices: all there are unless given.
+
   Raises:
-    ValueError: the axes do not multiply to the number of devices.
+    InputError: the axes do not multiply to the number of devices.
   """
-  devices = jax.device_count()
+  devices = jax.devices() if devices is None else devices
+  count = len(devices)
   sizes = {'data': config.data, 'fsdp': config.fsdp}
   free = [name for name, size in sizes.items() if size == -1]
   fixed = int(np.prod([size for size in sizes.values() if size != -1]))
-  if len(free) == 1 and devices % fixed == 0:
-    sizes[free[0]] = devices // fixed
-  if np.prod(list(sizes.values())) != devices or min(sizes.values()) < 1:
-    raise ValueError(
-      f'The mesh {dict(config)} does not fit {devices} device(s): its axes must multiply to '
-      f'{devices}, and at most one may be -1.'
+  if len(free) == 1 and count % fixed == 0:
+    sizes[free[0]] = count // fixed
+  if np.prod(list(sizes.values())) != count or min(sizes.values()) < 1:
+    raise InputError(
+      f'The mesh {dict(config)} does not fit {count} device(s): its axes must multiply to '
+      f'{count}, and at most one may be -1.'
     )
   # `make_mesh` defaults to explicit axes, with which linen's logical constraints fail.
   kinds = (jax.sharding.AxisType.Auto,) * len(sizes)
-  return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds)
+  return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

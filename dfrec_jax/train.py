@@ -32,9 +32,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> None:
     NonFiniteError: a term of the objective is not finite.
   """
   mesh = sharding.make_mesh(config.mesh)
-  sources = {name: make_source(config.data, name, seed=config.seed) for name in ('train', 'eval')}
-  encoders = load_encoders(config.loss)
   model = checkpointing.build_model(config.model)
+  encoders = load_encoders(config.loss)
+  sources = {name: make_source(config.data, name, seed=config.seed) for name in ('train', 'eval')}
   evaluator = Evaluator(model, config, sources['eval'], mesh)
   tx, learning_rate = make_optimizer(config.optimizer, config.steps)
   checkpointer = checkpointing.Checkpointer(workdir, config)

@@ -10,13 +10,15 @@ import pytest
 # Before any device is touched. Grain's worker processes read absl's flags.
 jax.config.update('jax_num_cpu_devices', 8)
 flags.FLAGS.mark_as_parsed()
+# Most of the time goes into compiling, and most programs are compiled by several tests.
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+jax.config.update('jax_compilation_cache_dir', str(ROOT / '.pytest_cache' / 'xla'))
 
 
 @pytest.fixture(scope='session')
 def shared() -> pathlib.Path:
   """The folder of shared material; a test that needs it is skipped where it is absent."""
-  root = pathlib.Path(__file__).resolve().parents[1]
-  path = pathlib.Path(os.environ.get('DFREC_SHARED', root.parent / 'shared'))
+  path = pathlib.Path(os.environ.get('DFREC_SHARED', ROOT.parent / 'shared'))
   if not path.is_dir():
     pytest.skip(f'Shared material is not at {path}; set DFREC_SHARED.')
   return path

@@ -268,7 +268,7 @@ class TestRefusals:
       encoders.load_encoder('vgg19', '')
 
   def test_missing_file(self, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'none\.npz'):
+    with pytest.raises(ValueError, match=r'none\.npz'):
       encoders.load_encoder('vgg19', tmp_path / 'none.npz')
 
   def test_text_truncated_and_single_array_files(self, tmp_path):

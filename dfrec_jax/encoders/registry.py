@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from dfrec_jax.encoders import alignment, mobilefacenet, vgg
 from dfrec_jax.encoders import weights as weight_files
+from dfrec_jax.errors import InputError
 from dfrec_jax.models import layers
 
 Params = Any
@@ -88,13 +89,13 @@ def load_encoder(
     dtype: of the computation; embeddings are float32 whatever it is.
 
   Raises:
-    FileNotFoundError: the file is not there.
-    ValueError: the name is unknown, no file is given, or the file does not hold the weights.
+    InputError: the name is unknown, no file is given or it is not there, or it does not hold the
+      weights.
   """
   if name not in ENCODERS:
-    raise ValueError(f'Unknown encoder {name!r}; the encoders are {", ".join(ENCODERS)}.')
+    raise InputError(f'Unknown encoder {name!r}; the encoders are {", ".join(ENCODERS)}.')
   if not os.fspath(weights):
-    raise ValueError(
+    raise InputError(
       f'This loss or metric needs the weights of encoder {name}: give its file in the '
       'configuration or set the weight of that term to 0.'
     )
@@ -102,4 +103,4 @@ def load_encoder(
   try:
     return ENCODERS[name](arrays, dtype)
   except ValueError as error:
-    raise ValueError(f'{os.fspath(weights)} does not fit encoder {name}. {error}') from error
+    raise InputError(f'{os.fspath(weights)} does not fit encoder {name}. {error}') from error

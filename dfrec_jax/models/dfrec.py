@@ -10,6 +10,7 @@ import numpy as np
 
 from dfrec_jax import masking
 from dfrec_jax.compositing import composite_mask
+from dfrec_jax.errors import InputError
 from dfrec_jax.models import sizes
 from dfrec_jax.models.identity_segmentation import IdentitySegmentation
 from dfrec_jax.models.source_reconstruction import FUSIONS, STRIDE, SourceReconstruction
@@ -116,10 +117,11 @@ class DFREC(nn.Module):
       train: drop, use the batch's statistics, and do not clip pictures.
 
     Raises:
-      ValueError: for settings or an image that do not fit, before anything is computed.
+      InputError: for settings or an image that do not fit, before anything is computed.
     """
+    self.check_settings()
+    self._check_inputs(forged, noise)
     size = sizes.get_size(self.size)
-    self._check(forged, noise, size.patch)
     normalised = _normalise(forged, self.input_normalisation)
     mask_logits, class_logits = IdentitySegmentation(
       width=size.ism_width,
@@ -156,27 +158,32 @@ class DFREC(nn.Module):
       masked=masked,
     )
 
-  def _check(self, forged, noise, patch):
+  def check_settings(self) -> None:
+    """Raises an InputError for settings that do not fit each other."""
+    patch = sizes.get_size(self.size).patch
     for what, given, known in (
       ('indexing', self.indexing, masking.INDEXINGS),
       ('fusion', self.fusion, FUSIONS),
       ('input_normalisation', self.input_normalisation, NORMALISATIONS),
     ):
       if given not in known:
-        raise ValueError(f'Unknown {what} {given!r}; choose from {", ".join(known)}.')
+        raise InputError(f'Unknown {what} {given!r}; choose from {", ".join(known)}.')
     if self.image_size % STRIDE or self.image_size % patch:
       step = int(np.lcm(STRIDE, patch))
-      raise ValueError(
+      raise InputError(
         f'The image size is {self.image_size}, but for size {self.size} it must be a multiple of '
         f'{step}.'
       )
+    masking.kept_count((self.image_size // patch) ** 2, self.mask_ratio, self.indexing)
+
+  def _check_inputs(self, forged, noise):
     if forged.shape[1:] != (self.image_size, self.image_size, 3):
-      raise ValueError(
+      raise InputError(
         f'The images have shape {forged.shape[1:]}, but this model takes '
         f'{(self.image_size, self.image_size, 3)}.'
       )
     if noise is not None and self.indexing != 'published':
-      raise ValueError('`noise` is only for published indexing; pass a key for `masking` instead.')
+      raise InputError('`noise` is only for published indexing; pass a key for `masking` instead.')
 
   def _partition(self, mask, patch, progress, noise, train):
     if self.indexing == 'published':

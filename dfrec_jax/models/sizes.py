@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from dfrec_jax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Size:
@@ -115,7 +117,7 @@ SIZES = {
 
 
 def get_size(name: str) -> Size:
-  """The size of that name. Raises ValueError that lists the known ones."""
+  """The size of that name. Raises InputError that lists the known ones."""
   if name not in SIZES:
-    raise ValueError(f'Unknown size {name!r}; the sizes are {", ".join(SIZES)}.')
+    raise InputError(f'Unknown size {name!r}; the sizes are {", ".join(SIZES)}.')
   return SIZES[name]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dfrec_jax.errors import InputError
 from input_pipeline.synthetic.person import SPLITS, draw_person
 from input_pipeline.synthetic.photo import draw_photo
 from input_pipeline.synthetic.render import render
@@ -29,10 +30,10 @@ class SyntheticFaces:
       people: number of people of the split that the examples draw from, 2 or more.
 
     Raises:
-      ValueError: an argument is out of its range.
+      InputError: an argument is out of its range.
     """
     if split not in SPLITS:
-      raise ValueError(f'Synthetic faces have the splits {", ".join(SPLITS)}, not {split!r}.')
+      raise InputError(f'Synthetic faces have the splits {", ".join(SPLITS)}, not {split!r}.')
     for name, value, least in (
       ('examples', examples, 1),
       ('image_size', image_size, 16),
@@ -40,7 +41,7 @@ class SyntheticFaces:
       ('seed', seed, 0),
     ):
       if value < least:
-        raise ValueError(f'{name} of synthetic faces must be at least {least}, not {value}.')
+        raise InputError(f'{name} of synthetic faces must be at least {least}, not {value}.')
     self.split = split
     self.examples = examples
     self.image_size = image_size

@@ -1,0 +1,283 @@
+"""Training runs: resuming bit for bit, stopping, meshes, and what is refused."""
+
+import functools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import quickstart
+from dfrec_jax import checkpointing, sharding, train
+from dfrec_jax.errors import InputError
+from dfrec_jax.metric_logging import MetricLogger, NonFiniteError
+from dfrec_jax.objective import Encoders
+from dfrec_jax.optimizer import make_optimizer
+from dfrec_jax.train_state import create_state
+from dfrec_jax.train_step import make_train_step
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STEPS = 10
+
+
+def _config(**changes):
+  config = quickstart.get_config('runlocal')
+  config.update(changes)
+  return config
+
+
+def _start(workdir) -> subprocess.Popen:
+  """A run of its own process on one device: 10 steps, a checkpoint every 2."""
+  command = [
+    sys.executable, '-m', 'dfrec_jax.main', '--config=configs/quickstart.py:runlocal',
+    f'--workdir={workdir}', f'--compilation_cache={jax.config.jax_compilation_cache_dir}',
+    f'--config.steps={STEPS}', '--config.eval_every=0',
+  ]  # fmt: skip
+  return subprocess.Popen(
+    command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  )
+
+
+def _finish(process: subprocess.Popen, code: int = 0) -> None:
+  output, _ = process.communicate(timeout=600)
+  assert process.returncode == code, output[-3000:]
+
+
+def _losses(workdir) -> dict[int, float]:
+  lines = (pathlib.Path(workdir) / MetricLogger.FILE).read_text().splitlines()
+  return {row['step']: row['loss'] for row in map(json.loads, lines) if 'loss' in row}
+
+
+def _wait_for_step(workdir, step: int, process: subprocess.Popen) -> None:
+  path = pathlib.Path(workdir) / MetricLogger.FILE
+  deadline = time.monotonic() + 500
+  while time.monotonic() < deadline:
+    if path.exists() and f'{{"step": {step},' in path.read_text():
+      return
+    assert process.poll() is None, process.communicate()[0][-3000:]
+    time.sleep(0.02)
+  raise TimeoutError(f'{workdir} did not reach step {step}.')
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_repeats_an_uninterrupted_one_bit_for_bit(tmp_path):
+  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+  _finish(_start(whole))
+
+  process = _start(broken)
+  _wait_for_step(broken, 3, process)
+  process.send_signal(signal.SIGTERM)
+  _finish(process)  # It saved where it was, whatever the interval, and exited cleanly.
+  stopped_at = max(_losses(broken))
+  assert stopped_at < STEPS
+  assert (broken / 'checkpoints' / str(stopped_at)).is_dir()
+
+  process = _start(broken)
+  _wait_for_step(broken, stopped_at + 3, process)
+  process.kill()
+  process.wait()
+
+  _finish(_start(broken))
+  assert _losses(broken) == _losses(whole)
+  assert list(_losses(broken)) == list(range(1, STEPS + 1))
+
+
+class _Iterator:
+  """A data iterator of which only the place is saved."""
+
+  place = 0
+
+  def get_state(self):
+    return {'next_batch': self.place}
+
+  def set_state(self, state):
+    self.place = state['next_batch']
+
+
+def _batch(config, seed=0):
+  rng = np.random.default_rng(seed)
+  size, side = config.batch_size, config.model.image_size
+  image = lambda: rng.integers(0, 256, (size, side, side, 3), np.uint8)
+  mask = np.zeros((size, side, side, 1), np.float32)
+  mask[:, 8:24, 8:24] = 1
+  return {
+    'forged': image(),
+    'source': image(),
+    'target': image(),
+    'mask': mask,
+    'has_mask': np.ones(size, bool),
+    'label': (np.arange(size) % 2).astype(np.int32),
+  }
+
+
+def _mesh(config, devices):
+  return sharding.make_mesh(config.mesh, devices=jax.devices()[:devices])
+
+
+def _setup(config, mesh):
+  model = checkpointing.build_model(config.model)
+  tx, _ = make_optimizer(config.optimizer, config.steps)
+  init = functools.partial(checkpointing.init_variables, model)
+  state, shardings = create_state(init, tx, jax.random.key(0), mesh)
+  step = jax.jit(
+    make_train_step(model, tx, Encoders(), config),
+    in_shardings=(shardings, sharding.batch_sharding(mesh), None, None),
+    out_shardings=(shardings, None),
+  )
+  return state, shardings, step
+
+
+@pytest.mark.slow
+def test_eight_devices_equal_one_and_a_checkpoint_moves_between_them(tmp_path):
+  config = _config()
+  config.optimizer.warmup_steps = 0
+  losses, states = {}, {}
+  for data, fsdp, devices in ((-1, 1, 1), (4, 2, 8)):
+    config.mesh.update(data=data, fsdp=fsdp)
+    mesh = _mesh(config, devices)
+    with jax.set_mesh(mesh):
+      state, shardings, step = _setup(config, mesh)
+      for _ in range(2):
+        state, metrics = step(state, _batch(config), {}, jax.random.key(1))
+      losses[devices], states[devices] = float(metrics['loss']), state
+  assert losses[8] == pytest.approx(losses[1], rel=1e-4)
+
+  kernel = states[8].params['tirm']['encoder']['blocks']['mlp_1']['kernel']
+  assert kernel.sharding.spec[1] == 'fsdp'
+  assert len({shard.index for shard in kernel.addressable_shards}) == 2
+
+  checkpointer = checkpointing.Checkpointer(str(tmp_path), config)
+  iterator = _Iterator()
+  iterator.place = 5
+  checkpointer.save(states[8], iterator)
+  checkpointer.close()
+  config.mesh.update(data=1, fsdp=2)
+  mesh = _mesh(config, 2)
+  with jax.set_mesh(mesh):
+    fresh, shardings, step = _setup(config, mesh)
+    checkpointer, iterator = checkpointing.Checkpointer(str(tmp_path), config), _Iterator()
+    restored = checkpointer.restore(fresh, shardings, iterator)
+    checkpointer.close()
+    assert iterator.place == 5
+    jax.tree.map(np.testing.assert_array_equal, restored, states[8])
+    _, metrics = step(restored, _batch(config), {}, jax.random.key(1))
+  assert np.isfinite(metrics['loss'])
+
+
+def test_loss_falls_and_metrics_are_finite(trained):
+  rows = [json.loads(line) for line in (trained / MetricLogger.FILE).read_text().splitlines()]
+  losses = [row['loss'] for row in rows if 'loss' in row]
+  assert losses[-1] < losses[0]
+  assert {'learning_rate', 'gradient_norm', 'examples_per_second', 'dice'} <= set(rows[0])
+  assert any('eval/all/target_psnr' in row for row in rows)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('run')
+  train.train(_config(), str(workdir))
+  return workdir
+
+
+def test_a_finished_run_has_nothing_to_do(trained):
+  before = (trained / MetricLogger.FILE).read_text()
+  train.train(_config(), str(trained))
+  assert (trained / MetricLogger.FILE).read_text() == before
+
+
+def test_the_latest_and_a_named_step_can_be_loaded(trained):
+  latest = checkpointing.load_model(str(trained))
+  assert latest.step == 4
+  earlier = checkpointing.load_model(str(trained / 'checkpoints' / '2'))
+  assert earlier.step == 2
+  best = checkpointing.load_model(f'{trained}@best')
+  assert best.step == 4  # The only one that was evaluated.
+  different = [
+    bool((a != b).any())
+    for a, b in zip(
+      jax.tree.leaves(latest.variables), jax.tree.leaves(earlier.variables), strict=True
+    )
+  ]
+  assert any(different)
+  outputs = latest.model.apply(
+    latest.variables, jnp.zeros((1, 32, 32, 3)), rngs={'masking': jax.random.key(0)}
+  )
+  assert outputs.target.shape == (1, 32, 32, 3)
+
+
+def test_a_workdir_of_another_model_is_refused(trained):
+  config = _config()
+  config.model.size = 'nano'
+  with pytest.raises(InputError, match='holds a model with size=test.*asks for size=nano'):
+    train.train(config, str(trained))
+
+
+@pytest.mark.parametrize('path', ['nothing', 'checkpoints/77'])
+def test_a_missing_checkpoint_is_refused(trained, path):
+  with pytest.raises(InputError, match=r'holds no'):
+    checkpointing.load_model(str(trained / path))
+
+
+def test_a_loss_that_is_not_finite_names_step_and_term(tmp_path):
+  logger = MetricLogger(str(tmp_path), first_step=0, last_step=9, batch_size=1)
+  logger.add(1, {'loss': jnp.ones(()), 'dice': jnp.ones(())})
+  logger.add(2, {'loss': jnp.ones(()), 'dice': jnp.full((), jnp.nan)})
+  logger.add(3, {'loss': jnp.full((), jnp.nan), 'dice': jnp.full((), jnp.nan)})
+  with pytest.raises(NonFiniteError, match=r'Step 2: dice'):
+    logger.flush()
+  assert not (tmp_path / MetricLogger.FILE).exists()
+  logger.close()
+
+
+def test_a_broken_run_stops_before_it_saves(tmp_path):
+  config = _config()
+  config.optimizer.update(learning_rate=1e20, warmup_steps=0, clip_norm=1e20)
+  with pytest.raises(NonFiniteError, match=r'Step \d+: .*loss'):
+    train.train(config, str(tmp_path))
+  assert not any((tmp_path / 'checkpoints').iterdir())
+
+
+def test_lines_after_the_restored_step_are_forgotten(tmp_path):
+  path = tmp_path / MetricLogger.FILE
+  path.write_text('{"step": 1, "loss": 1}\n{"step": 2, "loss": 2}\n{"step": 3, "lo')
+  MetricLogger(str(tmp_path), first_step=1, last_step=9, batch_size=1).close()
+  assert path.read_text() == '{"step": 1, "loss": 1}\n'
+
+
+def test_a_mesh_that_does_not_fit_is_refused():
+  config = _config().mesh
+  config.update(data=3, fsdp=2)
+  with pytest.raises(InputError, match=r'does not fit 8 device\(s\)'):
+    sharding.make_mesh(config)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--config=configs/nothing.py'], 'there is no configuration configs/nothing.py'),
+    (['--config=configs/quickstart.py:runlocal,big'], "no argument 'big'"),
+    (['--config=configs/quickstart.py', '--config.stepz=1'], 'stepz'),
+    (['--config=configs/quickstart.py', '--mode=tain'], '--mode=tain'),
+    (['--config=configs/quickstart.py', '--checkpoint=x'], '--checkpoint goes with --mode=eval'),
+    (['--config=configs/quickstart.py', 'more'], "unknown argument 'more'"),
+    (['--config=configs/quickstart.py', '--mode=eval', '--workdir=/none'], 'holds no checkpoint'),
+    (['--config=configs/triplets.py:root=/none,encoder=none'], 'There is no manifest'),
+  ],
+)
+def test_one_sentence_says_what_is_wrong(arguments, message):
+  result = subprocess.run(
+    [sys.executable, '-m', 'dfrec_jax.main', *arguments],
+    cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+  )  # fmt: skip
+  assert result.returncode == 1
+  assert message in result.stderr
+  assert 'Traceback' not in result.stderr
+  assert result.stderr.splitlines()[-1].startswith('Error: ')
