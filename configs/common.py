@@ -98,6 +98,7 @@ def _model() -> ml_collections.ConfigDict:
       image_size=112,
       indexing='aligned',
       fusion='add',
+      forged_tokens=True,
       source_residual=True,
       target_residual=True,
       mask_ratio=0.5,

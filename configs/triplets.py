@@ -27,18 +27,21 @@ def get_config(arguments: str | None = None):
     encoder='../shared/encoders/mobilefacenet.npz',
     size='nano',
     image_size=112,
-    steps=3_000,
+    steps=2_400,
     batch_size=8,
   )
   config = common.base()
   config.name = 'triplets'
   config.steps = args.steps
   config.batch_size = args.batch_size
-  config.model.update(size=args.size, image_size=args.image_size)
+  # A small network that sees each photograph a few times underfits: it is not regularised.
+  config.model.update(size=args.size, image_size=args.image_size, drop_connect=0.0, dropout=0.0)
   config.data.update(kind='triplets', root=args.root, train=args.train, eval=args.eval)
   # On a CPU the encoder costs as much as the model: half of the batch teaches it.
   config.loss.encoded_examples = args.batch_size // 2
   config.masking.end_step = args.steps // 3
-  config.eval_every = 1_000
+  config.data.pristine_rate = 0.3
+  config.checkpoint_every = 400
+  config.eval_every = 800
   common.use_face_encoder(config, args.encoder)
   return common.finish(config, args)

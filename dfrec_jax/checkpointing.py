@@ -25,6 +25,15 @@ from dfrec_jax.train_state import TrainState, abstract_like
 
 CHECKPOINTS = 'checkpoints'
 CONFIG = 'config.json'
+# Settings of the model that a run may be resumed with others of: they change no parameter.
+_CHANGEABLE = (
+  'dtype',
+  'remat',
+  'dropout',
+  'drop_connect',
+  'composite_dilation',
+  'composite_softness',
+)
 
 
 def build_model(config: ml_collections.ConfigDict | Mapping[str, Any]) -> DFREC:
@@ -34,7 +43,19 @@ def build_model(config: ml_collections.ConfigDict | Mapping[str, Any]) -> DFREC:
     InputError: its settings do not fit each other.
   """
   settings = dict(config)
-  model = DFREC(**{**settings, 'dtype': jnp.dtype(settings['dtype'])})
+  fields = {field.name for field in dataclasses.fields(DFREC)} - {'parent', 'name'}
+  if wrong := fields.symmetric_difference(settings):
+    raise InputError(
+      f'config.model has missing or unknown fields: {", ".join(sorted(wrong))}; it was written by '
+      'another version, or by hand.'
+    )
+  try:
+    dtype = jnp.dtype(settings['dtype'])
+  except TypeError as error:
+    raise InputError(
+      f'config.model.dtype is {settings["dtype"]!r}; it is float32 or bfloat16.'
+    ) from error
+  model = DFREC(**{**settings, 'dtype': dtype})
   model.check_settings()
   return model
 
@@ -50,7 +71,7 @@ class Checkpointer:
   """Saves and restores a run in its workdir.
 
   Raises:
-    InputError: the workdir holds a run of another model.
+    InputError: the workdir holds a run of another model, or cannot be written.
   """
 
   def __init__(self, workdir: str, config: ml_collections.ConfigDict):
@@ -63,6 +84,7 @@ class Checkpointer:
     keep = preservation_policy
     options = ocp.CheckpointManagerOptions(
       best_fn=quality,
+      cleanup_tmp_directories=True,
       # `best_fn` with `max_to_keep` deletes the latest step, from which a run resumes.
       preservation_policy=keep.AnyPreservationPolicy(
         [
@@ -73,14 +95,21 @@ class Checkpointer:
         ]
       ),
     )
-    self._manager = ocp.CheckpointManager(_absolute(self._workdir / CHECKPOINTS), options=options)
+    folder = _absolute(self._workdir / CHECKPOINTS)
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise InputError(f'The workdir {workdir} cannot be written: {error.strerror}.') from error
+    self._manager = ocp.CheckpointManager(folder, options=options)
 
   def _check_same_model(self) -> None:
     path = self._workdir / CONFIG
     if path.exists():
       stored = _read_config(path)['model']
       given = json.loads(self._config.model.to_json())
-      differing = [name for name in given if stored.get(name) != given[name]]
+      differing = [
+        name for name in given if name not in _CHANGEABLE and stored.get(name) != given[name]
+      ]
       if differing:
         was = ', '.join(f'{name}={stored.get(name)}' for name in differing)
         asked = ', '.join(f'{name}={given[name]}' for name in differing)
@@ -122,13 +151,18 @@ class Checkpointer:
     self, state: TrainState, shardings: TrainState, iterator: grain.DatasetIterator
   ) -> TrainState:
     """The latest state, on this run's devices; the iterator is set to its place."""
-    restored = self._manager.restore(
-      self.latest_step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract_like(state, shardings)),
-        data=ocp.args.JsonRestore(),
-      ),
+    args = ocp.args.Composite(
+      state=ocp.args.StandardRestore(abstract_like(state, shardings)),
+      data=ocp.args.JsonRestore(),
     )
+    try:
+      restored = self._manager.restore(self.latest_step, args=args)
+    except (ValueError, KeyError, FileNotFoundError) as error:
+      raise InputError(
+        f'Step {self.latest_step} of {self._workdir} cannot be resumed with this configuration; '
+        'it is damaged, or the optimizer is another: choose another --workdir. '
+        f'({type(error).__name__}: {str(error).splitlines()[0]})'
+      ) from error
     iterator.set_state(restored['data'])
     return restored['state']
 
@@ -191,8 +225,8 @@ def load_model(path: str, *, mesh: jax.sharding.Mesh | None = None) -> LoadedMod
 
 def _resolve(path: str) -> tuple[epath.Path, int]:
   """The workdir and step that a checkpoint's path names."""
-  name, _, which = str(path).partition('@')
-  folder = epath.Path(name)
+  best = str(path).endswith('@best')
+  folder = epath.Path(str(path).removesuffix('@best'))
   step = None
   if folder.name.isdigit() and folder.parent.name == CHECKPOINTS:
     folder, step = folder.parent.parent, int(folder.name)
@@ -202,10 +236,8 @@ def _resolve(path: str) -> tuple[epath.Path, int]:
       f'{path} holds no checkpoint: give the workdir of a training run, or '
       f'WORKDIR/{CHECKPOINTS}/STEP.'
     )
-  if which == 'best':
+  if best:
     step = _best_step(folder)
-  elif which:
-    raise InputError(f'{path}: after "@" only "best" is known.')
   if step is not None and step not in steps:
     raise InputError(f'{folder} holds no step {step}; it holds {", ".join(map(str, steps))}.')
   return folder, max(steps) if step is None else step
@@ -215,8 +247,9 @@ def _steps(workdir: epath.Path) -> list[int]:
   folder = workdir / CHECKPOINTS
   if not folder.is_dir():
     return []
-  # Names that are not all digits are unfinished ones.
-  return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  with ocp.CheckpointManager(_absolute(folder), options=options) as manager:
+    return sorted(manager.all_steps())
 
 
 def _best_step(workdir: epath.Path) -> int:
@@ -240,9 +273,12 @@ def _absolute(path: epath.Path) -> epath.Path:
 
 def _read_config(path: epath.Path) -> dict[str, Any]:
   try:
-    return json.loads(path.read_text())
+    config = json.loads(path.read_text())
   except ValueError as error:
     raise InputError(f'{path} is not the configuration of a run: {error}.') from error
+  if not isinstance(config, dict) or not {'model', 'checkpoint'} <= set(config):
+    raise InputError(f'{path} is not the configuration of a run: it has no model section.')
+  return config
 
 
 def write_json(path: epath.Path, content: Any) -> None:

@@ -91,6 +91,7 @@ class Evaluator:
     self._model, self._config, self._source = model, config, source
     self._rows = sharding.batch_sharding(mesh)
     self._predict = jax.jit(make_predict_step(model), out_shardings=self._rows)
+    sharding.check_batch_size(config.batch_size, mesh)
     encoder = config.metric_encoder
     self._embed = Embedder(load_encoder(encoder.name, encoder.weights)) if encoder.weights else None
 

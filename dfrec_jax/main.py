@@ -67,8 +67,9 @@ def _is_ours(record) -> bool:
 
 def parse_flags(argv: list[str]) -> list[str]:
   """absl's parser, whose errors are one sentence also where a configuration raised them."""
-  for argument in argv[1:]:
-    name, _, value = argument.partition('=')
+  for argument, following in zip(argv[1:], [*argv[2:], ''], strict=True):
+    name, given, value = argument.partition('=')
+    value = value if given else following
     path = pathlib.Path(value.partition(':')[0])
     if name.lstrip('-') == 'config' and not path.is_file():
       known = ', '.join(sorted({p.stem for p in path.parent.glob('*.py')} - {'__init__', 'common'}))

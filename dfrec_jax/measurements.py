@@ -9,6 +9,7 @@ import numpy as np
 
 from dfrec_jax import metrics
 from dfrec_jax.encoders.registry import FrozenEncoder
+from dfrec_jax.errors import InputError
 from dfrec_jax.recovery import Recovery
 
 PRISTINE = 'pristine'
@@ -27,7 +28,6 @@ COLUMNS = {
 }
 # Figures that are a mean over examples; the others describe a set of them.
 _MEANS = tuple(name for name in COLUMNS if name not in ('auc', 'accuracy', 'examples'))
-_COPY_MEANS = tuple(name for name in _MEANS if not name.startswith('mask'))
 _EMBED_BATCH = 32
 
 
@@ -35,6 +35,8 @@ class Embedder:
   """Identity embeddings of images of any size, in batches of one shape (one compilation a size)."""
 
   def __init__(self, encoder: FrozenEncoder):
+    if encoder.embed is None:
+      raise InputError(f'The encoder {encoder.name} embeds no identity; name a face encoder.')
     self._params = encoder.params
     self._embed = jax.jit(lambda params, x: encoder.embed(params, x.astype(np.float32) / 255))
 
@@ -109,7 +111,10 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str
       'examples': len(group),
     }
     copy[name] = {
-      **{metric: _mean(group, f'copy_{metric}') for metric in _COPY_MEANS},
+      **{metric: _mean(group, f'copy_{metric}') for metric in _MEANS},
+      # Copying tells nothing of masks and forgeries.
+      'auc': None,
+      'accuracy': None,
       'examples': len(group),
     }
   # Nobody was pasted into a pristine photograph.

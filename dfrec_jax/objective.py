@@ -61,6 +61,8 @@ def load_encoders(config: ml_collections.ConfigDict) -> Encoders:
     if key not in by_file:
       by_file[key] = load_encoder(*key, dtype=jnp.dtype(config.encoder_dtype))
     loaded[setting] = by_file[key]
+    if setting == 'identity_encoder' and by_file[key].embed is None:
+      raise InputError(f'The encoder {encoder.name} embeds no identity; name a face encoder.')
   return Encoders(
     identity=loaded.get('identity_encoder'), perceptual=loaded.get('perceptual_encoder')
   )

@@ -28,11 +28,11 @@ def to_photograph(
   size = photograph.shape[1], photograph.shape[0]
   original = photograph.astype(np.float32) / 255
   if residual:
-    change = cv2.resize(recovered - seen, size, interpolation=cv2.INTER_CUBIC)
+    change = _resize(recovered - seen, size, cv2.INTER_CUBIC)
   else:
-    change = cv2.resize(recovered, size, interpolation=cv2.INTER_CUBIC) - original
+    change = _resize(recovered, size, cv2.INTER_CUBIC) - original
   if weight is not None:
-    enlarged = cv2.resize(weight[..., 0], size, interpolation=cv2.INTER_LINEAR)
+    enlarged = _resize(weight[..., 0], size, cv2.INTER_LINEAR)
     change = change * np.clip(enlarged, 0, 1)[..., None]
   return to_uint8(original + change)
 
@@ -40,7 +40,12 @@ def to_photograph(
 def mask_to_photograph(mask: np.ndarray, photograph: np.ndarray) -> np.ndarray:
   """A mask (h, w, 1) in [0, 1] at the photograph's resolution, (H, W)."""
   size = photograph.shape[1], photograph.shape[0]
-  return np.clip(cv2.resize(mask[..., 0], size, interpolation=cv2.INTER_LINEAR), 0, 1)
+  return np.clip(_resize(mask[..., 0], size, cv2.INTER_LINEAR), 0, 1)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+  shrinks = size[0] < image.shape[1]
+  return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else interpolation)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ def make_mesh(
   sizes = {'data': config.data, 'fsdp': config.fsdp}
   free = [name for name, size in sizes.items() if size == -1]
   fixed = int(np.prod([size for size in sizes.values() if size != -1]))
-  if len(free) == 1 and count % fixed == 0:
+  if len(free) == 1 and fixed > 0 and count % fixed == 0:
     sizes[free[0]] = count // fixed
   if np.prod(list(sizes.values())) != count or min(sizes.values()) < 1:
     raise InputError(
@@ -66,6 +66,15 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
   """The first dimension is divided over every device."""
   return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+
+
+def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
+  """Raises an InputError unless the devices share the batch equally."""
+  if batch_size % mesh.size:
+    raise InputError(
+      f'config.batch_size is {batch_size}, which {mesh.size} devices cannot share equally; make it '
+      f'a multiple of {mesh.size}.'
+    )
 
 
 def parameter_shardings(abstract_boxed: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -99,7 +99,8 @@ class _Run:
           state, metrics = advance(state)
           done += 1
           logger.add(done, metrics)
-          saves = due(config.checkpoint_every) or due(config.eval_every) or stop.requested
+          finished = done == config.steps or stop.requested
+          saves = due(config.checkpoint_every) or due(config.eval_every) or finished
           # A checkpoint never holds a state that follows a loss that is not finite.
           if due(config.log_every) or saves:
             logger.flush(learning_rate=float(self.learning_rate(done - 1)))
@@ -121,12 +122,13 @@ class _Run:
     if result is None:
       return None
     flat = {
-      f'{group}/{name}': value
-      for group in ('all', 'pristine')
-      for name, value in result.metrics['recovered'][group].items()
+      f'eval/{kind}/{group}/{name}': value
+      for kind, groups in result.metrics.items()
+      for group, values in groups.items()
+      for name, value in values.items()
       if value is not None
     }
-    logger.write(done, {f'eval/{name}': value for name, value in flat.items()})
+    logger.write(done, flat)
     if jax.process_index() == 0:
       figure = figures.faces_figure(FACES, result.faces, labels=result.labels)
       figures.save_figure(figure, f'{self.workdir}/figures/step_{done:07d}.png')

@@ -95,8 +95,8 @@ def train_loader(
 
   Returns:
     An iterator over `forged`, `source`, `target` (B, S, S, 3) uint8, `mask` (B, S, S, 1) float32
-    in [0, 1], `has_mask` (B,) bool, `label` (B,) int32. Its state goes into checkpoints with
-    `grain.checkpoint.CheckpointSave` and `CheckpointRestore`.
+    in [0, 1], `has_mask` (B,) bool, `label` (B,) int32. Its state, `{'next_batch': n}`,
+    goes into checkpoints.
 
   Raises:
     InputError: the batch cannot be shared out or holds more examples than there are, or a setting

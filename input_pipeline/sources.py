@@ -4,6 +4,7 @@ from typing import Any
 
 from etils import epath
 import ml_collections
+import numpy as np
 
 from dfrec_jax.errors import InputError
 from input_pipeline.synthetic import SyntheticFaces
@@ -34,14 +35,21 @@ def make_source(config: ml_collections.ConfigDict, split: str, *, seed: int) -> 
 
 
 class Spread:
-  """At most `examples` of a source, spread evenly over it."""
+  """At most `examples` of a source, spread evenly over it.
+
+  Attributes:
+    labels: (n,) int32 of its examples, where the source tells them.
+  """
 
   def __init__(self, source: Any, examples: int):
     self._source = source
-    self._count = min(examples, len(source))
+    count = min(examples, len(source))
+    self._chosen = np.arange(count) * len(source) // max(count, 1)
+    if hasattr(source, 'labels'):
+      self.labels = source.labels[self._chosen]
 
   def __len__(self) -> int:
-    return self._count
+    return len(self._chosen)
 
   def __getitem__(self, index: int) -> Any:
-    return self._source[index * len(self._source) // self._count]
+    return self._source[int(self._chosen[index])]

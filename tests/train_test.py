@@ -176,7 +176,7 @@ def test_loss_falls_and_metrics_are_finite(trained):
   losses = [row['loss'] for row in rows if 'loss' in row]
   assert losses[-1] < losses[0]
   assert {'learning_rate', 'gradient_norm', 'examples_per_second', 'dice'} <= set(rows[0])
-  assert any('eval/all/target_psnr' in row for row in rows)
+  assert any('eval/recovered/all/target_psnr' in row for row in rows)
 
 
 @pytest.fixture(scope='module')
@@ -215,7 +215,7 @@ def test_the_latest_and_a_named_step_can_be_loaded(trained):
 def test_a_workdir_of_another_model_is_refused(trained):
   config = _config()
   config.model.size = 'nano'
-  with pytest.raises(InputError, match='holds a model with size=test.*asks for size=nano'):
+  with pytest.raises(InputError, match=r'holds a model with size=test.*asks for size=nano'):
     train.train(config, str(trained))
 
 

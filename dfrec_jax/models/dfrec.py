@@ -66,6 +66,7 @@ class DFREC(nn.Module):
     image_size: side in pixels, a multiple of 16 and of the size's patch.
     indexing: of the TIRM's tokens, `published` or `aligned`.
     fusion: of the target tokens, `concat` (published), `add` or `sequence`.
+    forged_tokens: the TIRM's decoder also sees the forged patches' pixels.
     source_residual, target_residual: learn corrections of the forged image.
     mask_ratio: share of patches that the TIRM fills.
     composite: keep the forged image outside the mask.
@@ -80,6 +81,7 @@ class DFREC(nn.Module):
   image_size: int = 224
   indexing: str = 'aligned'
   fusion: str = 'add'
+  forged_tokens: bool = True
   source_residual: bool = True
   target_residual: bool = True
   mask_ratio: float = 0.5
@@ -225,6 +227,7 @@ class DFREC(nn.Module):
       decoder_mlp=size.decoder_mlp,
       indexing=self.indexing,
       fusion=self.fusion,
+      forged_tokens=self.forged_tokens,
       residual=self.target_residual,
       remat=self.remat,
       dtype=self.dtype,
@@ -238,6 +241,7 @@ PUBLISHED = {
   'image_size': 224,
   'indexing': 'published',
   'fusion': 'concat',
+  'forged_tokens': False,
   'source_residual': False,
   'target_residual': False,
   'mask_ratio': 0.5,

@@ -44,6 +44,8 @@ class TargetReconstruction(nn.Module):
       channel; a class token that is not counted gets zeros. `add`: the target map, resized to the
       patch grid, is added to the decoder's input at every patch, masked ones included. `sequence`:
       the map's vectors are tokens of their own in the decoder's sequence.
+    forged_tokens: the decoder's input also holds each forged patch's own pixels, projected: without
+      them a residual must guess, from the target tokens alone, what it corrects. Not published.
     residual: add a correction to the forged patches, at first none, instead of a sigmoid's pixels.
     remat: recompute each block in the backward pass to save memory.
   """
@@ -60,6 +62,7 @@ class TargetReconstruction(nn.Module):
   decoder_mlp: int = 2048
   indexing: str = 'aligned'
   fusion: str = 'add'
+  forged_tokens: bool = False
   residual: bool = False
   remat: bool = False
   dtype: Any = jnp.float32
@@ -88,8 +91,12 @@ class TargetReconstruction(nn.Module):
       ValueError: for another image size, an unknown indexing or fusion.
     """
     self._check(image)
-    tokens = self._encode(patchify(image, self.patch), kept, train)
+    patches = patchify(image, self.patch)
+    tokens = self._encode(patches, kept, train)
     x = self._fuse(tokens, kept, masked, target_tokens)
+    if self.forged_tokens:
+      pixels = self._project('forged_embedding', patches.astype(self.dtype))
+      x = x.at[:, self._leading : self._leading + patches.shape[1]].add(pixels)
     x = self._transformer('decoder', x, train)
     # Patch j is the decoder's token j in published indexing, j + 1 behind a class token that is
     # not counted; tokens of the target come last.
