@@ -174,10 +174,10 @@ def without_encoders(config: ml_collections.ConfigDict) -> None:
 def use_face_encoder(config: ml_collections.ConfigDict, weights: str) -> None:
   """Takes MobileFaceNet from a file for the identity terms and metrics; `none` does without.
 
-  L_perc is off: it is defined on VGG19, whose weights config.loss.perceptual_encoder.weights may
-  name; L_attr compares the face encoder's maps.
+  L_perc is on the same network's maps, since VGG19's weights come with no package; name VGG19 and
+  its file in config.loss.perceptual_encoder to have the paper's.
   """
-  config.loss.weights.perceptual = 0.0
+  config.loss.perceptual_encoder.update(name='mobilefacenet', weights=weights)
   if weights == 'none':
     without_encoders(config)
   else:
@@ -190,7 +190,13 @@ def finish(
 ) -> ml_collections.ConfigDict:
   """Shrinks the configuration under `runlocal`; what the arguments give expressly stays."""
   if args.runlocal:
+    given = config.copy_and_resolve_references()
     _shrink(config)
+    if 'root' in args.given:
+      config.data.update(kind=given.data.kind)
+    if 'encoder' in args.given:
+      config.loss.update(given.loss)
+      config.metric_encoder.update(given.metric_encoder)
     fields = {
       'steps': 'steps',
       'batch_size': 'batch_size',
@@ -201,6 +207,7 @@ def finish(
     for name in args.given:
       if name in fields:
         config.update_from_flattened_dict({fields[name]: args[name]})
+    config.data.image_size = config.model.image_size
   return config
 
 

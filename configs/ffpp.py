@@ -1,4 +1,4 @@
-"""DFREC as published (ViT-L/16, 224 px) on triplets of FaceForensics++.
+"""DFREC at its published size (ViT-L/16, 224 px) on triplets of FaceForensics++.
 
   python -m dfrec_jax.main --config=configs/ffpp.py:root=FOLDER,encoder=FILE --workdir=DIR
 
@@ -7,7 +7,7 @@ on a pod slice: the same on every host, with --distributed. Data: a folder with 
 do. For accelerators: bfloat16, parameters and optimizer divided over `fsdp` devices. Arguments:
 
   root         folder with the manifests
-  encoder      weights of MobileFaceNet (.npz), or `none`
+  encoder      weights of MobileFaceNet (.npz); `none` trains without the identity terms
   size, image_size, batch_size, steps, fsdp
 """
 
@@ -23,7 +23,7 @@ def get_config(arguments: str | None = None):
   args = common.parse_arguments(
     arguments,
     root='data/ffpp',
-    encoder='none',
+    encoder='',
     size='L/16',
     image_size=224,
     batch_size=256,

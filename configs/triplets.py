@@ -44,4 +44,6 @@ def get_config(arguments: str | None = None):
   config.checkpoint_every = 400
   config.eval_every = 800
   common.use_face_encoder(config, args.encoder)
+  # Both terms would compare the same maps of the one encoder at hand; L_attr does.
+  config.loss.weights.perceptual = 0.0
   return common.finish(config, args)

@@ -7,6 +7,8 @@ import jax
 import ml_collections
 import optax
 
+from dfrec_jax.errors import InputError
+
 
 def learning_rate_schedule(config: ml_collections.ConfigDict, updates: int) -> optax.Schedule:
   """Linear warm-up, then a cosine to `final_fraction` of the peak, over `updates` updates."""
@@ -31,8 +33,8 @@ def scale_by_module(scales: Mapping[str, float]) -> optax.GradientTransformation
   def update(updates, state, params=None):
     known = set(updates)
     if unknown := set(scales) - known:
-      raise ValueError(
-        f'optimizer.module_scale names {sorted(unknown)}; the modules are {sorted(known)}.'
+      raise InputError(
+        f'config.optimizer.module_scale names {sorted(unknown)}; the modules are {sorted(known)}.'
       )
     scaled = {}
     for name, subtree in updates.items():
@@ -51,6 +53,8 @@ def make_optimizer(
   With accumulation, one update is made every `accumulate_steps` steps from their mean gradient.
   """
   every = config.accumulate_steps
+  if every < 1:
+    raise InputError(f'config.optimizer.accumulate_steps is {every}; it is 1 or more.')
   schedule = learning_rate_schedule(config, -(-steps // every))
   tx = optax.chain(
     optax.clip_by_global_norm(config.clip_norm),

@@ -1,6 +1,7 @@
 """The training loop: it orchestrates; steps, data and checkpoints know nothing of each other."""
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import functools
 import signal
@@ -9,6 +10,7 @@ from typing import Any
 
 from absl import logging
 import jax
+from jax.experimental import multihost_utils
 import ml_collections
 
 from dfrec_jax import checkpointing, figures, sharding
@@ -55,11 +57,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> None:
     encoder_params = jax.device_put(encoders.params, sharding.replicated(mesh))
     run = _Run(config, workdir, checkpointer, evaluator, learning_rate)
     advance = lambda state: step(state, next(iterator), encoder_params, step_key)
-    try:
-      run.loop(state, iterator, advance)
-    finally:
-      iterator.close()
-      checkpointer.close()
+    # In this order: the last checkpoint is written before a second SIGTERM could end the process.
+    with _Termination() as stop, contextlib.closing(checkpointer), contextlib.closing(iterator):
+      run.loop(state, iterator, advance, stop)
 
 
 def _training_batches(config, source, mesh):
@@ -86,38 +86,38 @@ class _Run:
   evaluator: Evaluator
   learning_rate: Callable[[int], Any]
 
-  def loop(self, state, iterator, advance) -> None:
+  def loop(self, state, iterator, advance, stop) -> None:
     config = self.config
     done = int(state.step)
     logger = MetricLogger(
       self.workdir, first_step=done, last_step=config.steps, batch_size=config.batch_size
     )
     due = lambda every: bool(every) and (done % every == 0 or done == config.steps)
-    with _Termination() as stop:
-      try:
-        while done < config.steps and not stop.requested:
-          state, metrics = advance(state)
-          done += 1
-          logger.add(done, metrics)
-          finished = done == config.steps or stop.requested
-          saves = due(config.checkpoint_every) or due(config.eval_every) or finished
-          # A checkpoint never holds a state that follows a loss that is not finite.
-          if due(config.log_every) or saves:
-            logger.flush(learning_rate=float(self.learning_rate(done - 1)))
-          if saves:
-            result = self._evaluate(state, done, logger, stop) if due(config.eval_every) else None
-            self.checkpointer.save(state, iterator, result)
-            logger.pause()
-      finally:
-        logger.close()
-    if stop.requested:
+    stopped = False
+    with contextlib.closing(logger):
+      while done < config.steps and not stopped:
+        state, metrics = advance(state)
+        done += 1
+        logger.add(done, metrics)
+        stopped = stop.requested_at(done)
+        finished = stopped or done == config.steps
+        saves = due(config.checkpoint_every) or due(config.eval_every) or finished
+        # A checkpoint never holds a state that follows a loss that is not finite.
+        if due(config.log_every) or saves:
+          logger.flush(learning_rate=float(self.learning_rate(done - 1)))
+        if saves:
+          evaluates = due(config.eval_every) and not stopped
+          result = self._evaluate(state, done, logger, stop) if evaluates else None
+          self.checkpointer.save(state, iterator, result)
+          logger.pause()
+    if stopped:
       logging.warning('Stopped by SIGTERM at step %d; start it again to resume.', done)
 
   def _evaluate(self, state, done, logger, stop) -> dict[str, float] | None:
     result = self.evaluator(
       state.ema,
       examples=self.config.eval_examples,
-      should_stop=lambda: stop.requested,
+      should_stop=stop.requested_here,
     )
     if result is None:
       return None
@@ -136,19 +136,37 @@ class _Run:
 
 
 class _Termination:
-  """Notes SIGTERM while it is entered; a second one ends the process as usual."""
+  """Notes SIGTERM while it is entered; a second one ends the process as usual.
 
-  requested = False
+  With several processes JAX itself notes it, and all of them learn of it at the same step: one that
+  stopped alone would leave the others waiting.
+  """
+
+  def __init__(self):
+    self._noted = False
+    self._handles = (
+      jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+    )
 
   def __enter__(self) -> '_Termination':
-    if threading.current_thread() is threading.main_thread():
+    if self._handles:
       self._before = signal.signal(signal.SIGTERM, self._note)
     return self
 
   def _note(self, *unused) -> None:
-    self.requested = True
+    self._noted = True
     signal.signal(signal.SIGTERM, self._before)
 
   def __exit__(self, *unused) -> None:
-    if threading.current_thread() is threading.main_thread():
+    if self._handles:
       signal.signal(signal.SIGTERM, self._before)
+
+  def requested_at(self, step: int) -> bool:
+    """Whether to stop after step `step`; every process asks, and gets the same answer."""
+    if jax.process_count() > 1:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self._noted
+
+  def requested_here(self) -> bool:
+    """Whether this process, being the only one, may give up what it does between steps."""
+    return self._noted

@@ -7,6 +7,7 @@ EXIF, which cameras and telephones write, is applied.
 
 import io
 import os
+import struct
 
 import cv2
 from etils import epath
@@ -186,7 +187,11 @@ def _orientation(image: Image.Image) -> int:
   # `getexif` decodes a whole PNG to look for EXIF behind its pixels.
   if image.format == 'PNG' and 'exif' not in image.info:
     return 1
-  return image.getexif().get(_EXIF_ORIENTATION, 1)
+  try:
+    return image.getexif().get(_EXIF_ORIENTATION, 1)
+  # Malformed EXIF is common, and says nothing of the picture.
+  except (SyntaxError, ValueError, OSError, struct.error):
+    return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:

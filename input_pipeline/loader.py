@@ -6,6 +6,7 @@ number of processes, workers and threads nor what was prefetched changes which e
 
 from collections.abc import Iterator, Mapping
 import itertools
+import signal
 from typing import Any
 
 from absl import flags
@@ -190,8 +191,15 @@ def _in_parallel(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
   return batches.to_iter_dataset(options).mp_prefetch(
     grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-    worker_init_fn=transforms.one_opencv_thread,
+    worker_init_fn=_start_worker,
   )
+
+
+def _start_worker(*unused):
+  """A signal to the whole group is for the training loop, which still wants the next batch."""
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  transforms.one_opencv_thread()
 
 
 def _to_devices(

@@ -155,7 +155,7 @@ def test_a_term_without_encoder_weights_is_refused():
   config = common.base().loss
   with pytest.raises(InputError, match=r'config\.loss\.weights\.identity and .*to 0'):
     load_encoders(config)
-  config.weights.update(identity=0.0, attribute=0.0)
+  config.weights.update(identity=0.0, attribute=0.0, perceptual=0.1)
   with pytest.raises(InputError, match='perceptual_encoder'):
     load_encoders(config)
   config.weights.perceptual = 0.0
