@@ -27,7 +27,7 @@ def get_config(arguments: str | None = None):
     encoder='../shared/encoders/mobilefacenet.npz',
     size='nano',
     image_size=112,
-    steps=2_400,
+    steps=1_800,
     batch_size=8,
   )
   config = common.base()
@@ -41,8 +41,8 @@ def get_config(arguments: str | None = None):
   config.loss.encoded_examples = args.batch_size // 2
   config.masking.end_step = args.steps // 3
   config.data.pristine_rate = 0.3
-  config.checkpoint_every = 400
-  config.eval_every = 800
+  config.checkpoint_every = 300
+  config.eval_every = 600
   common.use_face_encoder(config, args.encoder)
   # Both terms would compare the same maps of the one encoder at hand; L_attr does.
   config.loss.weights.perceptual = 0.0

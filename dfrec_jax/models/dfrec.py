@@ -131,6 +131,7 @@ class DFREC(nn.Module):
       aspp_channels=size.aspp_channels,
       aspp_rates=size.aspp_rates,
       low_level_channels=size.low_level_channels,
+      detail_channels=size.detail_channels,
       drop_connect=self.drop_connect,
       dropout=self.dropout,
       dtype=self.dtype,

@@ -18,6 +18,7 @@ class Size:
     aspp_channels: channels of the ISM's decoder.
     aspp_rates: dilations of its three atrous branches.
     low_level_channels: channels that the stride-4 feature is projected to.
+    detail_channels: of the ISM's detail branch, which the published network lacks; empty for none.
   """
 
   patch: int
@@ -35,6 +36,7 @@ class Size:
   aspp_channels: int = 256
   aspp_rates: tuple[int, int, int] = (12, 24, 36)
   low_level_channels: int = 48
+  detail_channels: tuple[int, ...] = ()
 
 
 SIZES = {
@@ -55,6 +57,7 @@ SIZES = {
     aspp_channels=16,
     aspp_rates=(1, 2, 3),
     low_level_channels=8,
+    detail_channels=(4, 8, 8, 8, 8),
   ),
   # At most 8 M parameters: for CPUs, the quickstart, and to ship with the package.
   'nano': Size(
@@ -73,6 +76,7 @@ SIZES = {
     aspp_channels=64,
     aspp_rates=(2, 4, 6),
     low_level_channels=24,
+    detail_channels=(16, 32, 64, 96, 128),
   ),
   'Ti/16': Size(
     patch=16,
