@@ -1,6 +1,6 @@
 """The training loop: it orchestrates; steps, data and checkpoints know nothing of each other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -24,8 +24,10 @@ from input_pipeline.loader import train_loader
 from input_pipeline.sources import make_source
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Trains to `config.steps`, resuming whatever is in `workdir`.
+def train(
+  config: ml_collections.ConfigDict, workdir: str, devices: Sequence[jax.Device] | None = None
+) -> None:
+  """Trains to `config.steps`, resuming whatever is in `workdir`, on all devices unless given.
 
   SIGTERM saves and returns; a killed run resumes from its last complete checkpoint bit for bit.
 
@@ -33,7 +35,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> None:
     InputError: the configuration, its data or the workdir do not fit; before any training.
     NonFiniteError: a term of the objective is not finite.
   """
-  mesh = sharding.make_mesh(config.mesh)
+  mesh = sharding.make_mesh(config.mesh, devices)
   model = checkpointing.build_model(config.model)
   encoders = load_encoders(config.loss)
   sources = {name: make_source(config.data, name, seed=config.seed) for name in ('train', 'eval')}

@@ -2,13 +2,15 @@
 
 import importlib
 import pathlib
+import subprocess
+import sys
 
 import jax
 from ml_collections import ConfigDict
 import pytest
 
 from configs import common
-from dfrec_jax import checkpointing, evaluate, train
+from dfrec_jax import checkpointing
 from dfrec_jax.errors import InputError
 from input_pipeline.sources import make_source
 from input_pipeline.transforms import Augmentation
@@ -36,9 +38,16 @@ def test_configuration_builds(name):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_runlocal_trains_and_evaluates(name, tmp_path):
-  config = get_config(name, 'runlocal')
-  train.train(config, str(tmp_path))
-  evaluate.evaluate_checkpoint(config, str(tmp_path), str(tmp_path))
+  command = [
+    sys.executable, '-m', 'dfrec_jax.main', f'--config=configs/{name}.py:runlocal',
+    f'--workdir={tmp_path}', f'--compilation_cache={jax.config.jax_compilation_cache_dir}',
+  ]  # fmt: skip
+  for mode in ('train', 'eval'):
+    result = subprocess.run(
+      [*command, f'--mode={mode}'], cwd=FOLDER.parent, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+  assert 'all: recovered' in result.stdout
   assert (tmp_path / 'eval' / 'metrics.json').exists()
   assert (tmp_path / 'eval' / 'faces.png').exists()
   assert list((tmp_path / 'figures').glob('*.png'))

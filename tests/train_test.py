@@ -25,6 +25,7 @@ from dfrec_jax.train_step import make_train_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS = 10
+ONE_DEVICE = jax.devices()[:1]  # A program for eight takes long to compile.
 
 
 def _config(**changes):
@@ -134,6 +135,19 @@ def _setup(config, mesh):
   return state, shardings, step
 
 
+def test_the_loss_of_one_batch_falls():
+  config = _config(steps=30)
+  mesh = _mesh(config, 1)
+  with jax.set_mesh(mesh):
+    state, _, step = _setup(config, mesh)
+    losses = []
+    for _ in range(30):
+      state, metrics = step(state, _batch(config), {}, jax.random.key(1))
+      losses.append(float(metrics['loss']))
+  assert np.isfinite(losses).all()
+  assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
 @pytest.mark.slow
 def test_eight_devices_equal_one_and_a_checkpoint_moves_between_them(tmp_path):
   config = _config()
@@ -171,10 +185,9 @@ def test_eight_devices_equal_one_and_a_checkpoint_moves_between_them(tmp_path):
   assert np.isfinite(metrics['loss'])
 
 
-def test_loss_falls_and_metrics_are_finite(trained):
+def test_metrics_are_written(trained):
   rows = [json.loads(line) for line in (trained / MetricLogger.FILE).read_text().splitlines()]
-  losses = [row['loss'] for row in rows if 'loss' in row]
-  assert losses[-1] < losses[0]
+  assert [row['step'] for row in rows if 'loss' in row] == [1, 2, 3, 4]
   assert {'learning_rate', 'gradient_norm', 'examples_per_second', 'dice'} <= set(rows[0])
   assert any('eval/recovered/all/target_psnr' in row for row in rows)
 
@@ -182,13 +195,13 @@ def test_loss_falls_and_metrics_are_finite(trained):
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run')
-  train.train(_config(), str(workdir))
+  train.train(_config(), str(workdir), ONE_DEVICE)
   return workdir
 
 
 def test_a_finished_run_has_nothing_to_do(trained):
   before = (trained / MetricLogger.FILE).read_text()
-  train.train(_config(), str(trained))
+  train.train(_config(), str(trained), ONE_DEVICE)
   assert (trained / MetricLogger.FILE).read_text() == before
 
 
@@ -216,7 +229,7 @@ def test_a_workdir_of_another_model_is_refused(trained):
   config = _config()
   config.model.size = 'nano'
   with pytest.raises(InputError, match=r'holds a model with size=test.*asks for size=nano'):
-    train.train(config, str(trained))
+    train.train(config, str(trained), ONE_DEVICE)
 
 
 @pytest.mark.parametrize('path', ['nothing', 'checkpoints/77'])
@@ -240,7 +253,7 @@ def test_a_broken_run_stops_before_it_saves(tmp_path):
   config = _config()
   config.optimizer.update(learning_rate=1e20, warmup_steps=0, clip_norm=1e20)
   with pytest.raises(NonFiniteError, match=r'Step \d+: .*loss'):
-    train.train(config, str(tmp_path))
+    train.train(config, str(tmp_path), ONE_DEVICE)
   assert not any((tmp_path / 'checkpoints').iterdir())
 
 

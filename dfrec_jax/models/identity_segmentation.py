@@ -55,6 +55,16 @@ class AtrousPyramid(nn.Module):
     return nn.Dropout(self.dropout)(x, deterministic=not train)
 
 
+def _class_head() -> nn.Dense:
+  """Class logits, equal at first: those of random features would have to be unlearned."""
+  return nn.Dense(
+    2,
+    kernel_init=layers.named(nn.initializers.zeros, 'conv_in', None),
+    bias_init=layers.named(nn.initializers.zeros, None),
+    name='class_head',
+  )
+
+
 class DetailBranch(nn.Module):
   """A plain convolutional pyramid beside the encoder, which adds to both kinds of logits.
 
@@ -91,7 +101,7 @@ class DetailBranch(nn.Module):
     # A maximum finds a seam wherever it is; a mean tells how much of the face differs.
     summary = jnp.concatenate([fused.mean((1, 2)), fused.max((1, 2)), coarse.mean((1, 2))], -1)
     mask_logits = layers.conv(1, 1, use_bias=True, name='mask_head')(fused)
-    return mask_logits, layers.dense(2, ('conv_in', None), name='class_head')(summary)
+    return mask_logits, _class_head()(summary)
 
 
 class IdentitySegmentation(nn.Module):
@@ -152,5 +162,5 @@ class IdentitySegmentation(nn.Module):
 
     pooled = last.astype(jnp.float32).mean((1, 2))
     pooled = nn.Dropout(self.dropout)(pooled, deterministic=not train)
-    class_logits = layers.dense(2, ('conv_in', None), name='class_head')(pooled)
+    class_logits = _class_head()(pooled)
     return mask_logits, class_logits + detail_class
