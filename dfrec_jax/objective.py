@@ -102,7 +102,8 @@ def objective(
     'source': lambda: {'source': losses.source_loss(outputs.source, batch['source'], forged)},
     'segmentation': lambda: {
       'mask_cross_entropy': losses.mask_cross_entropy(outputs.mask_logits, batch['mask'], has_mask),
-      'dice': losses.dice_loss(outputs.mask_logits, batch['mask'], has_mask),
+      # Of an empty mask Dice says next to nothing, and its gradient is noise.
+      'dice': losses.dice_loss(outputs.mask_logits, batch['mask'], has_mask * forged),
     },
     'detection': lambda: {'detection': losses.detection_loss(outputs.class_logits, batch['label'])},
   }

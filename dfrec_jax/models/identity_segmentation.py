@@ -80,7 +80,7 @@ class DetailBranch(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-    """Maps (B, H, W, 3) to mask logits (B, H/4, W/4, 1) and class logits (B, 2), float32."""
+    """Maps (B, H, W, 3) to mask logits (B, H/2, W/2, 1) and class logits (B, 2), float32."""
 
     def block(x, features, name, kernel=3, strides=1):
       padding = ((0, 1), (0, 1)) if strides == 2 else None
@@ -96,11 +96,15 @@ class DetailBranch(nn.Module):
       stages.append(x)
     repeat = lambda y, times: y.repeat(times, axis=1).repeat(times, axis=2)
     fused = jnp.concatenate([stages[2], repeat(stages[3], 2), repeat(stages[4], 4)], -1)
-    fused = block(fused, self.channels[2], 'fuse', kernel=1).astype(jnp.float32)
+    fused = block(fused, self.channels[2], 'fuse', kernel=1)
+    # Edges need the stage before: at stride 4 a face is a few cells wide.
+    fine = jnp.concatenate([stages[1], repeat(fused, 2)], -1)
+    fine = block(fine, self.channels[1], 'fine', kernel=1).astype(jnp.float32)
+    fused = fused.astype(jnp.float32)
     coarse = stages[4].astype(jnp.float32)
     # A maximum finds a seam wherever it is; a mean tells how much of the face differs.
     summary = jnp.concatenate([fused.mean((1, 2)), fused.max((1, 2)), coarse.mean((1, 2))], -1)
-    mask_logits = layers.conv(1, 1, use_bias=True, name='mask_head')(fused)
+    mask_logits = layers.conv(1, 1, use_bias=True, name='mask_head')(fine)
     return mask_logits, _class_head()(summary)
 
 
@@ -154,11 +158,12 @@ class IdentitySegmentation(nn.Module):
     x = module('fuse', self.aspp_channels, separable=True)(x, train=train)
     # The logits are float32 whatever the type of the computation.
     x = layers.conv(1, 1, use_bias=True, name='mask_head')(x)
-    detail_mask = detail_class = 0.0
+    mask_logits = layers.resize_align_corners(x, forged.shape[1:3])
+    detail_class = 0.0
     if self.detail_channels:
       detail = DetailBranch(self.detail_channels, self.dtype, name='detail')
       detail_mask, detail_class = detail(forged, train=train)
-    mask_logits = layers.resize_align_corners(x + detail_mask, forged.shape[1:3])
+      mask_logits += jax.image.resize(detail_mask, mask_logits.shape, 'linear', antialias=False)
 
     pooled = last.astype(jnp.float32).mean((1, 2))
     pooled = nn.Dropout(self.dropout)(pooled, deterministic=not train)
