@@ -3,9 +3,6 @@
 import os
 import pathlib
 
-# Tests run small programs a few times: optimising them takes longer than they do.
-os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_backend_optimization_level=0'
-
 from absl import flags
 import jax
 import pytest
