@@ -1,7 +1,7 @@
 # A fresh machine needs Python 3.11 to 3.13, pip and make; everything else goes into .venv.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
-# Cuts the page faults of large temporary buffers, a sixth of a training step on a CPU.
+# Huge pages for large temporary buffers: fewer page faults on a CPU.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 VENV := .venv
 RUN := $(VENV)/bin/python
