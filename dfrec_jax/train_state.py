@@ -29,10 +29,6 @@ class TrainState:
   opt_state: Any
   ema: Any
 
-  @property
-  def variables(self) -> dict[str, Any]:
-    return {'params': self.params, 'batch_stats': self.batch_stats}
-
 
 def create_state(
   init_variables: Callable[[jax.Array], Any],
