@@ -21,7 +21,7 @@ def get_config(arguments: str | None = None):
   config.batch_size = 12
   config.model.update(size='nano', image_size=64, drop_connect=0.0, dropout=0.0)
   config.model.update(composite_dilation=2, composite_softness=1.0)
-  config.data.update(kind='synthetic', image_size=64, pristine_rate=0.35)
+  config.data.update(kind='synthetic', image_size=64)
   # Every example is seen once: variety needs no augmentation.
   config.data.augmentation.update(crop=0.0, probability=0.0)
   config.masking.update(end_step=300, predicted_mask_rate=0.25)

@@ -26,8 +26,8 @@ def get_config(arguments: str | None = None):
     eval='val.csv',
     encoder='../shared/encoders/mobilefacenet.npz',
     size='nano',
-    image_size=112,
-    steps=1_800,
+    image_size=96,
+    steps=2_700,
     batch_size=8,
   )
   config = common.base()
@@ -40,7 +40,6 @@ def get_config(arguments: str | None = None):
   # On a CPU the encoder costs as much as the model: half of the batch teaches it.
   config.loss.encoded_examples = args.batch_size // 2
   config.masking.end_step = args.steps // 3
-  config.data.pristine_rate = 0.3
   config.checkpoint_every = 300
   config.eval_every = 600
   common.use_face_encoder(config, args.encoder)

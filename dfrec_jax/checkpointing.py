@@ -21,7 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from dfrec_jax import sharding
 from dfrec_jax.errors import InputError
 from dfrec_jax.models.dfrec import DFREC
-from dfrec_jax.train_state import TrainState, abstract_like
+from dfrec_jax.train_state import TrainState
 
 CHECKPOINTS = 'checkpoints'
 CONFIG = 'config.json'
@@ -147,14 +147,9 @@ class Checkpointer:
       metrics=dict(metrics) if usable else None,
     )
 
-  def restore(
-    self, state: TrainState, shardings: TrainState, iterator: grain.DatasetIterator
-  ) -> TrainState:
-    """The latest state, on this run's devices; the iterator is set to its place."""
-    args = ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract_like(state, shardings)),
-      data=ocp.args.JsonRestore(),
-    )
+  def restore(self, abstract: TrainState, iterator: grain.DatasetIterator) -> TrainState:
+    """The latest state, where `abstract` of `plan_state` says; the iterator is set to its place."""
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
     try:
       restored = self._manager.restore(self.latest_step, args=args)
     except (ValueError, KeyError, FileNotFoundError) as error:

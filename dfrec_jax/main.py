@@ -55,7 +55,9 @@ def main(argv: list[str]) -> None:
       train.train(config, workdir)
     else:
       evaluate.evaluate_checkpoint(config, workdir, _CHECKPOINT.value or workdir)
-  except (InputError, metric_logging.NonFiniteError) as error:
+  except (InputError, metric_logging.NonFiniteError, OSError) as error:
+    if logging.get_verbosity() >= logging.DEBUG:
+      raise
     sys.exit(f'Error: {error}')
 
 

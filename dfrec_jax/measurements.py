@@ -11,6 +11,7 @@ from dfrec_jax import metrics
 from dfrec_jax.encoders.registry import FrozenEncoder
 from dfrec_jax.errors import InputError
 from dfrec_jax.recovery import Recovery
+from input_pipeline.transforms import resize
 
 PRISTINE = 'pristine'
 # Name in metrics.json -> heading and format of the printed table.
@@ -29,10 +30,13 @@ COLUMNS = {
 # Figures that are a mean over examples; the others describe a set of them.
 _MEANS = tuple(name for name in COLUMNS if name not in ('auc', 'accuracy', 'examples'))
 _EMBED_BATCH = 32
+# Sides, in pixels, that an encoder sees photographs at: one compilation each, however many sizes
+# the data has. Encoders sample their own, smaller input from these without averaging.
+_EMBED_SIDES = (112, 160, 224, 256)
 
 
 class Embedder:
-  """Identity embeddings of images of any size, in batches of one shape (one compilation a size)."""
+  """Identity embeddings of images of any size, brought to the nearest of a few sides."""
 
   def __init__(self, encoder: FrozenEncoder):
     if encoder.embed is None:
@@ -42,15 +46,16 @@ class Embedder:
 
   def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
     """Embeddings (n, D) of n images (H, W, 3) uint8."""
-    by_shape = defaultdict(list)
+    by_side = defaultdict(list)
     for i, image in enumerate(images):
-      by_shape[image.shape].append(i)
+      side = max(image.shape[:2])
+      by_side[min(_EMBED_SIDES, key=lambda known, side=side: abs(known - side))].append(i)
     result = [None] * len(images)
-    for shape, indices in by_shape.items():
+    for side, indices in by_side.items():
       for start in range(0, len(indices), _EMBED_BATCH):
         chunk = indices[start : start + _EMBED_BATCH]
-        batch = np.zeros((_EMBED_BATCH, *shape), np.uint8)
-        batch[: len(chunk)] = [images[i] for i in chunk]
+        batch = np.zeros((_EMBED_BATCH, side, side, 3), np.uint8)
+        batch[: len(chunk)] = [resize(images[i], side) for i in chunk]
         for i, embedding in zip(chunk, np.asarray(self._embed(self._params, batch)), strict=False):
           result[i] = embedding
     return np.stack(result)

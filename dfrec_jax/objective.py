@@ -74,13 +74,17 @@ def objective(
   encoders: Encoders,
   encoder_params: Mapping[str, Any],
   weights: Mapping[str, float],
+  *,
   encoded_examples: int = 0,
+  encoder_noise: float = 0.0,
+  key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """DFREC's objective and its terms, unweighted, by name.
 
   L = L_id + w_perc L_perc + w_attr L_attr + w_patch L_patch (paper, section 3), plus segmentation
-  on examples with a mask and real/fake cross-entropy. Terms of recovery count forged examples
-  only, except L_patch, which pristine ones teach as well. A term of weight 0 is not computed.
+  on examples with a mask and real/fake cross-entropy, both also on twins, which are pristine.
+  Terms of recovery count forged examples only, except L_patch, which pristine ones teach as well.
+  A term of weight 0 is not computed.
 
   Args:
     outputs: of the model in training.
@@ -90,6 +94,9 @@ def objective(
     encoder_params: `encoders.params`, as an argument of the step.
     weights: weight by the name of the term's family.
     encoded_examples: how many of the batch the frozen encoders see, forged ones first; 0 for all.
+    encoder_noise: deviation of the noise, in pictures of [0, 1], under which the frozen encoders
+      see recovered faces. A pattern that pleases an encoder and shows no face does not survive it.
+    key: draws the noise; only for `encoder_noise` > 0.
   """
   forged = (batch['label'] == 1).astype(jnp.float32)
   has_mask = batch['has_mask'].astype(jnp.float32)
@@ -101,11 +108,19 @@ def objective(
     },
     'source': lambda: {'source': losses.source_loss(outputs.source, batch['source'], forged)},
     'segmentation': lambda: {
-      'mask_cross_entropy': losses.mask_cross_entropy(outputs.mask_logits, batch['mask'], has_mask),
+      'mask_cross_entropy': losses.mask_cross_entropy(
+        *_with_twins(outputs.mask_logits, batch['mask'], has_mask, outputs.twin_mask_logits)
+      ),
       # Of an empty mask Dice says next to nothing, and its gradient is noise.
       'dice': losses.dice_loss(outputs.mask_logits, batch['mask'], has_mask * forged),
     },
-    'detection': lambda: {'detection': losses.detection_loss(outputs.class_logits, batch['label'])},
+    'detection': lambda: {
+      'detection': losses.detection_loss(
+        *_with_twins(
+          outputs.class_logits, batch['label'], jnp.ones_like(forged), outputs.twin_class_logits
+        )[:2]
+      )
+    },
   }
   terms, total = {}, jnp.zeros(())
   for family, compute in families.items():
@@ -121,10 +136,28 @@ def objective(
   if encoded_examples:
     chosen = jnp.argsort(-forged, stable=True)[:encoded_examples]
     faces = jax.tree.map(lambda x: x[chosen], faces)
+  if encoder_noise:
+    shape = faces['forged'].shape + batch['forged'].shape[1:]
+    for name, k in zip(('source', 'target'), jax.random.split(key), strict=True):
+      recovered, true = faces[name]
+      faces[name] = recovered + encoder_noise * jax.random.normal(k, shape), true
   recovery = _recovery_terms(faces, encoders, encoder_params, weights)
   for name, value in recovery.items():
     total += weights[name.split('_')[0]] * value
   return total, terms | recovery
+
+
+def _with_twins(logits, truth, weights, twin_logits):
+  """Appends the twins: nothing was pasted there, label and mask are 0, and all of them count."""
+  if twin_logits is None:
+    return logits, truth, weights
+  none = jnp.zeros((len(twin_logits), *truth.shape[1:]), truth.dtype)
+  ones = jnp.ones(len(twin_logits), weights.dtype)
+  return (
+    jnp.concatenate([logits, twin_logits]),
+    jnp.concatenate([truth, none]),
+    jnp.concatenate([weights, ones]),
+  )
 
 
 def _true_patches(outputs: Outputs, target: jax.Array) -> jax.Array:

@@ -10,8 +10,8 @@ import numpy as np
 from dfrec_jax.models.dfrec import DFREC
 from dfrec_jax.resolution import mask_to_photograph, to_photograph
 
-# Arrays at the model's size, padded, and the examples as their source gave them.
-Batch = tuple[Mapping[str, np.ndarray], Sequence[Mapping[str, Any]]]
+# Forged images at the model's size, padded, and the examples as their source gave them.
+Batch = tuple[np.ndarray, Sequence[Mapping[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +42,13 @@ def recover_batch(
 
   Args:
     predict: (forged (B, h, w, 3) uint8, key) -> the dictionary of `make_predict_step`.
-    batch: (arrays, examples) of `input_pipeline.loader.eval_batches`.
+    batch: (forged, examples) of `input_pipeline.loader.eval_batches`.
     place: puts this process' part of the batch on the devices.
     key: draws the order of the patches.
     model: what `predict` applies.
   """
-  arrays, examples = batch
-  out = {name: _local(value) for name, value in predict(place(arrays['forged']), key).items()}
+  forged, examples = batch
+  out = {name: _local(value) for name, value in predict(place(forged), key).items()}
   recovered = []
   for i, example in enumerate(examples):
     photograph = example['forged']

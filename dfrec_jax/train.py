@@ -18,7 +18,7 @@ from dfrec_jax.evaluate import FACES, Evaluator
 from dfrec_jax.metric_logging import MetricLogger
 from dfrec_jax.objective import load_encoders
 from dfrec_jax.optimizer import make_optimizer
-from dfrec_jax.train_state import create_state
+from dfrec_jax.train_state import plan_state
 from dfrec_jax.train_step import make_train_step
 from input_pipeline.loader import train_loader
 from input_pipeline.sources import make_source
@@ -45,10 +45,13 @@ def train(
   with jax.set_mesh(mesh):
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     init = functools.partial(checkpointing.init_variables, model)
-    state, shardings = create_state(init, tx, init_key, mesh)
+    initialise, abstract = plan_state(init, tx, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
     iterator = _training_batches(config, sources['train'], mesh)
-    if checkpointer.latest_step is not None:
-      state = checkpointer.restore(state, shardings, iterator)
+    if checkpointer.latest_step is None:
+      state = initialise(init_key)
+    else:
+      state = checkpointer.restore(abstract, iterator)
       logging.info('Resuming %s at step %d.', workdir, int(state.step))
     step = jax.jit(
       make_train_step(model, tx, encoders, config),
@@ -73,6 +76,7 @@ def _training_batches(config, source, mesh):
     seed=config.seed,
     pristine_rate=data.pristine_rate,
     augmentation=data.augmentation,
+    twins=data.twins,
     workers=data.workers,
     sharding=sharding.batch_sharding(mesh),
   )

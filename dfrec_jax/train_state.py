@@ -30,22 +30,22 @@ class TrainState:
   ema: Any
 
 
-def create_state(
+def plan_state(
   init_variables: Callable[[jax.Array], Any],
   tx: optax.GradientTransformation,
-  key: jax.Array,
   mesh: jax.sharding.Mesh,
-) -> tuple[TrainState, TrainState]:
-  """Initialises the state directly in its shards; no device ever holds all of a large one.
+) -> tuple[Callable[[jax.Array], TrainState], TrainState]:
+  """Says what the state will be, without computing it, and how to initialise it.
 
   Args:
     init_variables: key -> the model's variables, boxed with logical axis names.
     tx: the optimizer.
-    key: initialisation's random key.
     mesh: where the state will live.
 
   Returns:
-    The state, and the tree of its shardings.
+    The function key -> state, which initialises it directly in its shards, so that no device ever
+    holds all of a large one; and the state's `jax.ShapeDtypeStruct`s with their shardings, which is
+    what a checkpoint is restored into.
   """
 
   def init(key):
@@ -55,6 +55,7 @@ def create_state(
     ema = jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats})
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), ema)
 
+  key = jax.random.key(0)  # Its value is not used.
   abstract = jax.eval_shape(init, key)
   boxed = jax.eval_shape(init_variables, key)
   variables = sharding.parameter_shardings(boxed, mesh)
@@ -76,14 +77,10 @@ def create_state(
   # Hundreds of random draws run once: on a CPU, optimising them takes four times their compilation.
   options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
   initialise = jax.jit(init, out_shardings=shardings, compiler_options=options)
-  return initialise(key), shardings
-
-
-def abstract_like(state: TrainState, shardings: TrainState) -> TrainState:
-  """Shapes, types and shardings of a state: what a checkpoint is restored into."""
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+  abstract = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
   )
+  return initialise, abstract
 
 
 def update_average(average: Any, new: Any, decay: float, step: jax.Array) -> Any:

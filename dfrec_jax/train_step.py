@@ -18,9 +18,8 @@ Metrics = dict[str, jax.Array]
 
 def to_float(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
   """The loader's batch with its photographs as float32 in [0, 1]."""
-  photographs = {
-    name: batch[name].astype(jnp.float32) / 255 for name in ('forged', 'source', 'target')
-  }
+  names = ('forged', 'source', 'target', 'twin')
+  photographs = {name: batch[name].astype(jnp.float32) / 255 for name in names if name in batch}
   return {**batch, **photographs, 'mask': batch['mask'].astype(jnp.float32)}
 
 
@@ -40,7 +39,7 @@ def make_train_step(
 
   def train_step(state, batch, encoder_params, key):
     batch = to_float(batch)
-    mixing, dropout, patches = jax.random.split(jax.random.fold_in(key, state.step), 3)
+    mixing, dropout, patches, noise = jax.random.split(jax.random.fold_in(key, state.step), 4)
     # The true mask guides, and now and then the predicted one, which is what evaluation has.
     predicted = jax.random.bernoulli(
       mixing, curriculum.predicted_mask_rate, batch['has_mask'].shape
@@ -54,6 +53,7 @@ def make_train_step(
       outputs, updated = model.apply(
         {'params': params, 'batch_stats': state.batch_stats},
         batch['forged'],
+        twins=batch.get('twin'),
         guide=batch['mask'],
         use_guide=use_guide,
         progress=progress,
@@ -62,7 +62,14 @@ def make_train_step(
         mutable=['batch_stats'],
       )
       total, terms = objective(
-        outputs, batch, encoders, encoder_params, weights, config.loss.encoded_examples
+        outputs,
+        batch,
+        encoders,
+        encoder_params,
+        weights,
+        encoded_examples=config.loss.encoded_examples,
+        encoder_noise=config.loss.encoder_noise,
+        key=noise,
       )
       return total, (terms, updated['batch_stats'])
 

@@ -71,6 +71,7 @@ def train_loader(
   seed: int,
   pristine_rate: float,
   augmentation: Mapping[str, Any] | transforms.Augmentation,
+  twins: bool = False,
   workers: int = 0,
   sharding: jax.sharding.Sharding | None = None,
   shuffle: bool = True,
@@ -87,6 +88,7 @@ def train_loader(
     seed: of the order and of every augmentation.
     pristine_rate: share of examples that pristine ones replace.
     augmentation: the fields of `transforms.Augmentation`.
+    twins: whether each example also has `twin`, its target's photograph augmented alike.
     workers: processes that prepare batches; 0 uses threads of this one.
     sharding: where the batch goes: global arrays of B examples, sent ahead of their use. None
       gives NumPy arrays of this process's share.
@@ -96,8 +98,8 @@ def train_loader(
 
   Returns:
     An iterator over `forged`, `source`, `target` (B, S, S, 3) uint8, `mask` (B, S, S, 1) float32
-    in [0, 1], `has_mask` (B,) bool, `label` (B,) int32. Its state, `{'next_batch': n}`,
-    goes into checkpoints.
+    in [0, 1], `has_mask` (B,) bool, `label` (B,) int32; with `twins`, `twin` (B, S, S, 3) uint8.
+    Its state, `{'next_batch': n}`, goes into checkpoints.
 
   Raises:
     InputError: the batch cannot be shared out or holds more examples than there are, or a setting
@@ -120,8 +122,10 @@ def train_loader(
     .random_map(
       transforms.PairedGeometry(image_size, flip=augmentation.flip, crop=augmentation.crop)
     )
-    .random_map(transforms.ForgedCorruption(augmentation))
-    .map(transforms.SelectModelKeys())
+  )
+  examples = examples.map(transforms.AddTwin()) if twins else examples
+  examples = examples.random_map(transforms.ForgedCorruption(augmentation)).map(
+    transforms.SelectModelKeys()
   )
   batches = examples[process_index::process_count].batch(local, drop_remainder=True)
 
@@ -139,19 +143,19 @@ def eval_batches(
   image_size: int,
   process_index: int | None = None,
   process_count: int | None = None,
-) -> Iterator[tuple[Batch, list[Example]]]:
+) -> Iterator[tuple[np.ndarray, list[Example]]]:
   """Every example of `source` once and then each forged one's target as pristine, in order.
 
   Args:
     source: random access to examples of the data contract.
     batch_size: examples a batch, of all processes together; b = batch_size / process_count.
-    image_size: height and width of the images in `arrays`.
+    image_size: height and width S of `forged`.
     process_index, process_count: which share is made here; JAX's unless given.
 
   Yields:
-    (arrays, examples), equally many in every process. `arrays`: NumPy, as a training batch of
-    this process's share b, padded with zeros, and `valid` (b,) bool, False on padding.
-    `examples`: the valid ones as the source gave them, with their own resolution and strings.
+    (forged, examples), equally many in every process. `forged`: (b, S, S, 3) uint8, padded with
+    zeros. `examples`: as the source gave them, with their own resolution and strings, as many as
+    there are before the padding.
 
   Raises:
     InputError: `batch_size` cannot be shared out, or `source` is empty.
@@ -165,19 +169,21 @@ def eval_batches(
 
 def _evaluation_batches(source, local, image_size, process_index, process_count):
   transforms.one_opencv_thread()
-  resize, select = transforms.Resize(image_size), transforms.SelectModelKeys()
   examples = grain.MapDataset.source(WithPristine(source))
   largest_share = -(-len(examples) // process_count)
   options = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_READ_AHEAD)
   stream = iter(
     examples[process_index::process_count]
-    .map(lambda example: (example, select.map(resize.map(example))))
+    .map(lambda example: (transforms.resize(example['forged'], image_size), example))
     .to_iter_dataset(options)
   )
   try:
     for _ in range(-(-largest_share // local)):
       pairs = list(itertools.islice(stream, local))
-      yield _pad([row for _, row in pairs], local, image_size), [native for native, _ in pairs]
+      forged = np.zeros((local, image_size, image_size, 3), np.uint8)
+      for i, (image, _) in enumerate(pairs):
+        forged[i] = image
+      yield forged, [example for _, example in pairs]
   finally:
     stream.close()
 
@@ -231,18 +237,3 @@ def _local_batch(batch_size: int, process_count: int) -> int:
       'process(es) that share it.'
     )
   return batch_size // process_count
-
-
-def _pad(rows: list[Batch], size: int, image_size: int) -> Batch:
-  """Stacks `rows` and fills with zeros up to `size`."""
-  shapes = {
-    **{key: (image_size, image_size, 3) for key in ('forged', 'source', 'target')},
-    'mask': (image_size, image_size, 1),
-    'has_mask': (),
-    'label': (),
-  }
-  arrays = {k: np.zeros((size, *shapes[k]), t) for k, t in transforms.MODEL_KEYS.items()}
-  for i, row in enumerate(rows):
-    for key, value in row.items():
-      arrays[key][i] = value
-  return arrays | {'valid': np.arange(size) < len(rows)}

@@ -15,7 +15,7 @@ import numpy as np
 from dfrec_jax.errors import InputError
 from input_pipeline.triplets import IMAGE_COLUMNS, Example, pristine_of
 
-# What a device gets; strings stay on the host.
+# What a device gets; strings stay on the host. A training batch may also hold `TWIN`.
 MODEL_KEYS = {
   'forged': np.uint8,
   'source': np.uint8,
@@ -24,6 +24,7 @@ MODEL_KEYS = {
   'has_mask': np.bool_,
   'label': np.int32,
 }
+TWIN = 'twin'
 # Rec. 601 weights of red, green and blue in grey.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _MID_GREY = 127.5
@@ -126,19 +127,18 @@ class PairedGeometry(grain.transforms.RandomMap):
     return result
 
 
-class Resize(grain.transforms.Map):
-  """Brings forged, source, target and mask to `size` x `size` pixels."""
+class AddTwin(grain.transforms.Map):
+  """Adds `twin`: the target's photograph, which the forged image differs from by the paste alone.
 
-  def __init__(self, size: int):
-    self._size = size
+  It comes after the geometry and before the corruption, so that both images share the two.
+  """
 
   def map(self, element: Example) -> Example:
-    resized = {key: resize(element[key], self._size) for key in (*IMAGE_COLUMNS, 'mask')}
-    return element | resized
+    return element | {TWIN: element['target']}
 
 
 class ForgedCorruption(grain.transforms.RandomMap):
-  """Colour, blur, noise and JPEG compression on the forged image alone.
+  """Colour, blur, noise and JPEG compression on the forged image, and on its twin alike.
 
   It treats pristine examples as it does forged ones; otherwise the label could be read off the
   corruption. Compression comes last, as it does on the way of a published image.
@@ -150,23 +150,29 @@ class ForgedCorruption(grain.transforms.RandomMap):
   def random_map(self, element: Example, rng: np.random.Generator) -> Example:
     a = self._augmentation
     recolour, blur, noise, compress = rng.random(4) < a.probability
-    image = element['forged']
-    if recolour and a.colour:
-      image = change_colour(image, *(1 + rng.uniform(-a.colour, a.colour, 3)))
-    if blur and a.blur:
-      image = cv2.GaussianBlur(image, (0, 0), max(rng.uniform(0, a.blur), 0.1))
-    if noise and a.noise:
-      image = add_noise(image, rng.uniform(0, a.noise), rng)
-    if compress:
-      image = compress_jpeg(image, int(rng.integers(a.jpeg[0], a.jpeg[1], endpoint=True)))
-    return element | {'forged': image}
+    factors = 1 + rng.uniform(-a.colour, a.colour, 3)
+    blur_deviation = max(rng.uniform(0, a.blur), 0.1)
+    noise_deviation, noise_seed = rng.uniform(0, a.noise), rng.integers(2**63)
+    quality = int(rng.integers(a.jpeg[0], a.jpeg[1], endpoint=True))
+
+    def corrupt(image):
+      if recolour and a.colour:
+        image = change_colour(image, *factors)
+      if blur and a.blur:
+        image = cv2.GaussianBlur(image, (0, 0), blur_deviation)
+      if noise and a.noise:
+        image = add_noise(image, noise_deviation, np.random.default_rng(noise_seed))
+      return compress_jpeg(image, quality) if compress else image
+
+    return element | {key: corrupt(element[key]) for key in ('forged', TWIN) if key in element}
 
 
 class SelectModelKeys(grain.transforms.Map):
-  """Keeps `MODEL_KEYS`, in their types: what can be stacked and sent to a device."""
+  """Keeps `MODEL_KEYS` and a twin, in their types: what can be stacked and sent to a device."""
 
   def map(self, element: Example) -> dict[str, np.ndarray]:
-    return {key: np.asarray(element[key], dtype) for key, dtype in MODEL_KEYS.items()}
+    selected = {key: np.asarray(element[key], dtype) for key, dtype in MODEL_KEYS.items()}
+    return selected | {key: element[key] for key in (TWIN,) if key in element}
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """DFREC: the networks joined."""
 
 import dataclasses
+import functools
 
 from flax import linen as nn
 import jax
@@ -106,6 +107,17 @@ def test_a_result_does_not_depend_on_the_batch_it_is_in(default):
   together, alone = run(*default, images()), run(*default, images()[1:])
   np.testing.assert_array_equal(together.masked[1:], alone.masked)
   np.testing.assert_allclose(together.predicted_mask[1:], alone.predicted_mask, atol=1e-6)
+
+
+def test_only_the_ism_sees_twins(default):
+  alone, twins = run(*default, images()), run(*default, images(), twins=1 - images()[:1])
+  assert alone.twin_mask_logits is None and alone.twin_class_logits is None
+  of_twins = run(*default, 1 - images()[:1])
+  close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+  close(twins.twin_mask_logits, of_twins.mask_logits)
+  close(twins.twin_class_logits, of_twins.class_logits)
+  for name in ('mask_logits', 'class_logits', 'source', 'target'):
+    close(getattr(twins, name), getattr(alone, name))
 
 
 def test_target_patches_are_those_of_the_target(default):

@@ -68,8 +68,10 @@ def _outputs(batch, source=None, target=None):
 
 def _compute(outputs, batch, encoders=None, **changes):
   encoders = Encoders() if encoders is None else encoders
-  encoded = changes.pop('encoded_examples', 0)
-  return objective(outputs, batch, encoders, encoders.params, {**ZERO, **changes}, encoded)
+  settings = {
+    k: changes.pop(k) for k in ('encoded_examples', 'encoder_noise', 'key') if k in changes
+  }
+  return objective(outputs, batch, encoders, encoders.params, {**ZERO, **changes}, **settings)
 
 
 BOTH = Encoders(identity=ENCODER, perceptual=ENCODER)
@@ -115,6 +117,39 @@ def test_an_example_without_a_mask_does_not_count_for_segmentation():
   wrong = outputs.replace(mask_logits=outputs.mask_logits.at[3].multiply(-1))
   total, _ = _compute(wrong, batch, segmentation=1.0)
   np.testing.assert_allclose(total, 0, atol=1e-4)
+
+
+def test_twins_are_pristine_examples_of_segmentation_and_detection():
+  batch = _batch()
+  outputs = _outputs(batch)
+  shape = outputs.mask_logits.shape
+  right = outputs.replace(
+    twin_mask_logits=jnp.full(shape, -30.0),
+    twin_class_logits=jnp.tile(jnp.array([30.0, -30.0]), (B, 1)),
+  )
+  total, terms = _compute(right, batch, segmentation=1.0, detection=1.0)
+  np.testing.assert_allclose(total, 0, atol=1e-4)
+  wrong = right.replace(
+    twin_mask_logits=-right.twin_mask_logits, twin_class_logits=-right.twin_class_logits
+  )
+  _, terms = _compute(wrong, batch, segmentation=1.0, detection=1.0)
+  # Three examples have a mask; the four twins beside them are all wrong by 30 and by 60.
+  np.testing.assert_allclose(terms['mask_cross_entropy'], 30 * 4 / 7, rtol=1e-4)
+  np.testing.assert_allclose(terms['detection'], 60 / 2, rtol=1e-4)
+  np.testing.assert_allclose(terms['dice'], 0, atol=1e-4)
+
+
+def test_encoder_noise_is_on_recovered_faces_alone():
+  batch = _batch()
+  outputs = _outputs(batch)
+  noisy = lambda key: _compute(
+    outputs, batch, BOTH, perceptual=1.0, encoder_noise=0.1, key=jax.random.key(key)
+  )[1]
+  first = noisy(0)
+  # The fake encoder's maps are pixels: the mean absolute value of Gaussian noise.
+  np.testing.assert_allclose(first['perceptual_target'], 0.1 * np.sqrt(2 / np.pi), rtol=0.15)
+  assert first['perceptual_source'] != first['perceptual_target']
+  assert first['perceptual_target'] != noisy(1)['perceptual_target']
 
 
 def test_patch_loss_looks_at_the_masked_patches():

@@ -12,6 +12,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 
 from configs import quickstart
@@ -20,7 +21,7 @@ from dfrec_jax.errors import InputError
 from dfrec_jax.metric_logging import MetricLogger, NonFiniteError
 from dfrec_jax.objective import Encoders
 from dfrec_jax.optimizer import make_optimizer
-from dfrec_jax.train_state import create_state
+from dfrec_jax.train_state import plan_state
 from dfrec_jax.train_step import make_train_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -126,13 +127,14 @@ def _setup(config, mesh):
   model = checkpointing.build_model(config.model)
   tx, _ = make_optimizer(config.optimizer, config.steps)
   init = functools.partial(checkpointing.init_variables, model)
-  state, shardings = create_state(init, tx, jax.random.key(0), mesh)
+  initialise, abstract = plan_state(init, tx, mesh)
+  shardings = jax.tree.map(lambda x: x.sharding, abstract)
   step = jax.jit(
     make_train_step(model, tx, Encoders(), config),
     in_shardings=(shardings, sharding.batch_sharding(mesh), None, None),
     out_shardings=(shardings, None),
   )
-  return state, shardings, step
+  return initialise(jax.random.key(0)), abstract, step
 
 
 def test_the_loss_of_one_batch_falls():
@@ -157,7 +159,7 @@ def test_eight_devices_equal_one_and_a_checkpoint_moves_between_them(tmp_path):
     config.mesh.update(data=data, fsdp=fsdp)
     mesh = _mesh(config, devices)
     with jax.set_mesh(mesh):
-      state, shardings, step = _setup(config, mesh)
+      state, _, step = _setup(config, mesh)
       for _ in range(2):
         state, metrics = step(state, _batch(config), {}, jax.random.key(1))
       losses[devices], states[devices] = float(metrics['loss']), state
@@ -175,9 +177,9 @@ def test_eight_devices_equal_one_and_a_checkpoint_moves_between_them(tmp_path):
   config.mesh.update(data=1, fsdp=2)
   mesh = _mesh(config, 2)
   with jax.set_mesh(mesh):
-    fresh, shardings, step = _setup(config, mesh)
+    _, abstract, step = _setup(config, mesh)
     checkpointer, iterator = checkpointing.Checkpointer(str(tmp_path), config), _Iterator()
-    restored = checkpointer.restore(fresh, shardings, iterator)
+    restored = checkpointer.restore(abstract, iterator)
     checkpointer.close()
     assert iterator.place == 5
     jax.tree.map(np.testing.assert_array_equal, restored, states[8])
@@ -230,6 +232,38 @@ def test_a_workdir_of_another_model_is_refused(trained):
   config.model.size = 'nano'
   with pytest.raises(InputError, match=r'holds a model with size=test.*asks for size=nano'):
     train.train(config, str(trained), ONE_DEVICE)
+
+
+_IMAGES = {
+  'grey': (np.zeros((32, 32), np.uint8), 'target.png'),
+  '16-bit': (np.zeros((32, 32), np.uint16), 'target.png'),
+  'alpha': (np.zeros((32, 32, 4), np.uint8), 'target.png'),
+  'another size': (np.zeros((24, 32), np.uint8), 'mask.png'),
+}
+
+
+@pytest.mark.parametrize('fault', [*_IMAGES, 'missing', 'truncated'])
+def test_an_image_that_cannot_be_used_is_named_before_training(tmp_path, fault):
+  rng = np.random.default_rng(0)
+  for name in ('forged', 'source', 'target'):
+    Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / f'{name}.png')
+  Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / 'mask.png')
+  array, name = _IMAGES.get(fault, (None, 'source.png'))
+  path = tmp_path / name
+  if array is not None:
+    Image.fromarray(array).save(path)
+  elif fault == 'missing':
+    path.unlink()
+  else:
+    path.write_bytes(path.read_bytes()[:-40])
+  manifest = 'forged,source,target,mask\nforged.png,source.png,target.png,mask.png\n'
+  (tmp_path / 'train.csv').write_text(manifest)
+  config = _config()
+  config.data.update(kind='triplets', root=str(tmp_path), train='train.csv', eval='train.csv')
+  with pytest.raises(InputError, match=f'line 2: .*{name}') as error:
+    train.train(config, str(tmp_path / 'run'), ONE_DEVICE)
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize('path', ['nothing', 'checkpoints/77'])

@@ -60,10 +60,9 @@ def test_geometry_moves_forged_source_target_and_mask_alike(source_side):
 
 def test_geometry_without_variation_is_resize():
   plain = PairedGeometry(48, flip=False, crop=0).random_map(example(), rng())
-  resized = transforms.Resize(48).map(example())
   for key in (*IMAGES, 'mask'):
-    np.testing.assert_array_equal(plain[key], resized[key])
-  assert plain['attack'] == resized['attack'] == 'lab'
+    np.testing.assert_array_equal(plain[key], transforms.resize(example()[key], 48))
+  assert plain['attack'] == 'lab'
 
 
 def test_resize_enlarges_and_averages():
@@ -89,6 +88,17 @@ def test_corruption_also_meets_pristine_examples():
   result = ForgedCorruption(STRONG).random_map(pristine, rng())
   assert (result['forged'] != result['target']).any()
   np.testing.assert_array_equal(result['source'], result['target'])
+
+
+def test_a_twin_is_the_target_under_the_corruption_of_the_forged_image():
+  given = example()
+  twin = transforms.AddTwin().map(given)
+  np.testing.assert_array_equal(twin['twin'], given['target'])
+  corrupted = ForgedCorruption(STRONG).random_map(twin, rng())
+  swapped = ForgedCorruption(STRONG).random_map(given | {'forged': given['target']}, rng())
+  assert (corrupted['twin'] != given['target']).any()
+  np.testing.assert_array_equal(corrupted['twin'], swapped['forged'])
+  np.testing.assert_array_equal(corrupted['target'], given['target'])
 
 
 def test_no_probability_no_corruption():
@@ -153,6 +163,7 @@ def test_pristine_examples_stay_one_photograph_under_geometry():
 def test_model_keys_and_types():
   result = transforms.SelectModelKeys().map(example())
   assert {key: value.dtype for key, value in result.items()} == transforms.MODEL_KEYS
+  assert 'twin' in transforms.SelectModelKeys().map(transforms.AddTwin().map(example()))
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ class Outputs:
     target_tokens: what the SIRM tells the TIRM, see `SourceOutputs`.
     source_identity, target_identity: (B, C / 2), the SIRM's two halves.
     kept, masked: (B, K) and (B, M) int32, patches in raster numbering.
+    twin_mask_logits, twin_class_logits: as `mask_logits` and `class_logits`, of the twins.
   """
 
   mask_logits: jax.Array
@@ -56,6 +57,8 @@ class Outputs:
   target_identity: jax.Array
   kept: jax.Array
   masked: jax.Array
+  twin_mask_logits: jax.Array | None = None
+  twin_class_logits: jax.Array | None = None
 
 
 class DFREC(nn.Module):
@@ -99,6 +102,7 @@ class DFREC(nn.Module):
     self,
     forged: jax.Array,
     *,
+    twins: jax.Array | None = None,
     guide: jax.Array | None = None,
     use_guide: jax.Array | None = None,
     progress: jax.Array | float = 1.0,
@@ -112,6 +116,7 @@ class DFREC(nn.Module):
 
     Args:
       forged: (B, H, W, 3) in [0, 1].
+      twins: (T, H, W, 3) in [0, 1], further images, which only the ISM sees.
       guide: (B, H, W, 1) true masks, which guide instead of the predicted ones.
       use_guide: (B,) bool, the examples whose `guide` is used; all if None.
       progress: of the masking's curriculum, see `masking.aligned_masking`.
@@ -125,6 +130,10 @@ class DFREC(nn.Module):
     self._check_inputs(forged, noise)
     size = sizes.get_size(self.size)
     normalised = _normalise(forged, self.input_normalisation)
+    seen = normalised
+    if twins is not None:
+      # In one batch, so that the batch's statistics do not tell the two kinds apart.
+      seen = jnp.concatenate([seen, _normalise(twins, self.input_normalisation)])
     mask_logits, class_logits = IdentitySegmentation(
       width=size.ism_width,
       depth=size.ism_depth,
@@ -136,7 +145,11 @@ class DFREC(nn.Module):
       dropout=self.dropout,
       dtype=self.dtype,
       name='ism',
-    )(normalised, train=train)
+    )(seen, train=train)
+    (mask_logits, twin_masks), (class_logits, twin_classes) = (
+      (logits[: len(forged)], None if twins is None else logits[len(forged) :])
+      for logits in (mask_logits, class_logits)
+    )
     predicted = nn.sigmoid(mask_logits)
     mask = _guiding_mask(predicted, guide, use_guide)
     kept, masked = self._partition(mask, size.patch, progress, noise, train)
@@ -159,6 +172,8 @@ class DFREC(nn.Module):
       target_identity=source.target_identity,
       kept=kept,
       masked=masked,
+      twin_mask_logits=twin_masks,
+      twin_class_logits=twin_classes,
     )
 
   def check_settings(self) -> None:
