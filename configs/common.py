@@ -49,6 +49,9 @@ def base() -> ml_collections.ConfigDict:
   config.seed = 0
   config.steps = 10_000
   config.batch_size = 16  # of all devices and hosts together
+  config.init_from = ''  # A checkpoint that training starts from: workdir, converted folder, file.
+  # Files of pretrained parts to start from; docs/convert.md.
+  config.pretrained = ml_collections.ConfigDict(dict(efficientnet='', vit=''))
   config.model = _model()
   config.data = _data()
   config.masking = ml_collections.ConfigDict(
@@ -152,19 +155,22 @@ def _loss() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     dict(
       weights=dict(
-        identity=0.15,
+        identity=0.1,
         perceptual=0.1,
-        attribute=0.1,
+        attribute=0.05,
         patch=10.0,
-        source=1.0,
+        source=0.3,
+        anchor=0.0,
         segmentation=0.5,
-        detection=0.3,
+        detection=0.5,
       ),
+      # Of a twin in the segmentation: a mask that hesitates misses the face, and to overlook a
+      # paste is worse than to look at a pristine face.
+      twin_segmentation=0.3,
       identity_encoder=dict(name='mobilefacenet', weights=''),
       perceptual_encoder=dict(name='vgg19', weights=''),
       encoder_dtype='float32',
       encoded_examples=0,  # of a batch, seen by the frozen encoders; 0 for all of it
-      encoder_noise=0.05,  # of pictures in [0, 1], against patterns that only an encoder sees
     )
   )
 
@@ -220,6 +226,8 @@ def _shrink(config: ml_collections.ConfigDict) -> None:
 
   Only sizes and numbers change; every option of the model is kept.
   """
+  config.init_from = ''
+  config.pretrained.update(efficientnet='', vit='')
   config.steps = 4
   config.batch_size = 8
   config.model.update(size='test', image_size=32)

@@ -25,7 +25,6 @@ def get_config(arguments: str | None = None):
   # Every example is seen once: variety needs no augmentation.
   config.data.augmentation.update(crop=0.0, probability=0.0)
   config.masking.update(end_step=300, predicted_mask_rate=0.25)
-  config.loss.weights.detection = 0.5
   config.optimizer.update(learning_rate=1.5e-3, warmup_steps=50)
   config.ema_decay = 0.99
   config.eval_every = 500

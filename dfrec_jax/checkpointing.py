@@ -11,20 +11,25 @@ from typing import Any
 
 from etils import epath
 from flax import linen as nn
+from flax import traverse_util
 import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from dfrec_jax import sharding
 from dfrec_jax.errors import InputError
+from dfrec_jax.model_file import is_model_file, read_model_file
 from dfrec_jax.models.dfrec import DFREC
 from dfrec_jax.train_state import TrainState
 
 CHECKPOINTS = 'checkpoints'
 CONFIG = 'config.json'
+# Of a converted checkpoint: PyTorch's tensors that no network here reads, for the way back.
+UNUSED = 'unused.npz'
 # Settings of the model that a run may be resumed with others of: they change no parameter.
 _CHANGEABLE = (
   'dtype',
@@ -169,42 +174,40 @@ class Checkpointer:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-  """A trained model: `model.apply(variables, ...)`, with the configuration it was trained with."""
+  """A trained model: `model.apply(variables, ...)`, with the configuration it was trained with.
+
+  Attributes:
+    variables: the collections `params` and `batch_stats`.
+    unused: PyTorch's tensors that no network here reads, nested; empty unless it was converted.
+  """
 
   model: DFREC
   variables: Any
   config: ml_collections.ConfigDict
   step: int
   path: str
+  unused: Any = dataclasses.field(default_factory=dict)
 
 
 def load_model(path: str, *, mesh: jax.sharding.Mesh | None = None) -> LoadedModel:
   """Reads a model, with its averaged (EMA) weights.
 
   Args:
-    path: a workdir (its latest step), `WORKDIR@best`, or one step, `WORKDIR/checkpoints/STEP`.
-    mesh: where the variables will live; every device holds all of them where None is given.
+    path: a workdir (its latest step), `WORKDIR@best`, one step, `WORKDIR/checkpoints/STEP`, a
+      converted checkpoint, or a single file, `.safetensors`.
+    mesh: where the variables will live; the first device where None is given.
 
   Raises:
     InputError: there is no checkpoint.
   """
+  if is_model_file(path):
+    return _load_model_file(path, mesh)
   workdir, step = _resolve(path)
   config = ml_collections.ConfigDict(_read_config(workdir / CONFIG))
   model = build_model(config.model)
   options = ocp.CheckpointManagerOptions(read_only=True)
   with ocp.CheckpointManager(_absolute(workdir / CHECKPOINTS), options=options) as manager:
-    boxed = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
-    abstract = nn.unbox(boxed)
-    if mesh is not None:
-      shardings = sharding.parameter_shardings(boxed, mesh)
-    else:
-      device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-      shardings = jax.tree.map(lambda _: device, abstract)
-    wanted = {
-      'ema': jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
-      )
-    }
+    wanted = {'ema': _abstract_variables(model, mesh)}
     restored = manager.restore(
       step,
       args=ocp.args.Composite(
@@ -215,7 +218,76 @@ def load_model(path: str, *, mesh: jax.sharding.Mesh | None = None) -> LoadedMod
         )
       ),
     )
-  return LoadedModel(model, restored['state']['ema'], config, step, str(workdir))
+  variables = restored['state']['ema']
+  return LoadedModel(model, variables, config, step, str(workdir), _read_unused(workdir))
+
+
+def _abstract_variables(model: DFREC, mesh: jax.sharding.Mesh | None) -> Any:
+  """Shapes, types and shardings of the model's variables."""
+  boxed = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
+  abstract = nn.unbox(boxed)
+  if mesh is not None:
+    shardings = sharding.parameter_shardings(boxed, mesh)
+  else:
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shardings = jax.tree.map(lambda _: device, abstract)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+  )
+
+
+def _load_model_file(path: str, mesh: jax.sharding.Mesh | None) -> LoadedModel:
+  variables, config, step = read_model_file(path)
+  config = ml_collections.ConfigDict(config)
+  model = build_model(config.model)
+  unused = variables.pop('unused', {})
+  wanted = _abstract_variables(model, mesh)
+  shapes = lambda tree: jax.tree.map(np.shape, tree)
+  if shapes(variables) != shapes(wanted):
+    raise InputError(f'{path} does not hold the parameters of the model that it configures.')
+  placed = jax.tree.map(lambda x, w: jax.device_put(x, w.sharding), variables, wanted)
+  return LoadedModel(model, placed, config, step, str(path), unused)
+
+
+def save_converted(
+  path: str, config: Mapping[str, Any], variables: Mapping[str, Any], step: int = 0
+) -> None:
+  """Writes a folder that `load_model` reads, complete or not at all.
+
+  Args:
+    path: the folder, which must not exist.
+    config: the whole configuration, as JSON has it.
+    variables: NumPy arrays in the collections `params`, `batch_stats` and `unused`.
+    step: what to call the checkpoint.
+
+  Raises:
+    InputError: there is such a path already.
+  """
+  folder = _absolute(epath.Path(path))
+  if folder.exists():
+    raise InputError(f'{path} exists already; name another folder.')
+  beside = folder.parent / f'.{folder.name}.part'
+  if beside.exists():
+    beside.rmtree()
+  beside.mkdir(parents=True)
+  write_json(beside / CONFIG, config)
+  if variables.get('unused'):
+    flat = traverse_util.flatten_dict(variables['unused'], sep='/')
+    with (beside / UNUSED).open('wb') as file:
+      np.savez(file, **flat)
+  ema = {name: variables[name] for name in ('params', 'batch_stats')}
+  with ocp.CheckpointManager(beside / CHECKPOINTS) as manager:
+    manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave({'ema': ema})))
+    manager.wait_until_finished()
+  beside.rename(folder)
+
+
+def _read_unused(workdir: epath.Path) -> dict[str, Any]:
+  path = workdir / UNUSED
+  if not path.exists():
+    return {}
+  with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+    return traverse_util.unflatten_dict(dict(arrays), sep='/')
 
 
 def _resolve(path: str) -> tuple[epath.Path, int]:

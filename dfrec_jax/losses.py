@@ -62,6 +62,15 @@ def source_loss(recovered: jax.Array, true: jax.Array, weights: jax.Array) -> ja
   return weighted_mean(_per_example(jnp.abs(recovered - true)), weights)
 
 
+def anchor_loss(recovered: jax.Array, forged: jax.Array, weights: jax.Array) -> jax.Array:
+  """Mean squared change that the source's recovery makes to the forged image (B, H, W, 3).
+
+  Not in the paper. The true source is another photograph, in another pose, so that its pixels
+  hardly hold back a pattern that pleases the identity encoder and shows no face; this does.
+  """
+  return weighted_mean(_per_example(jnp.square(recovered - forged)), weights)
+
+
 def mask_cross_entropy(logits: jax.Array, mask: jax.Array, weights: jax.Array) -> jax.Array:
   """Binary cross-entropy of mask logits (B, H, W, 1) against a mask in [0, 1]."""
   return weighted_mean(_per_example(optax.sigmoid_binary_cross_entropy(logits, mask)), weights)

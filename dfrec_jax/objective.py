@@ -75,9 +75,8 @@ def objective(
   encoder_params: Mapping[str, Any],
   weights: Mapping[str, float],
   *,
+  twin_segmentation: float = 1.0,
   encoded_examples: int = 0,
-  encoder_noise: float = 0.0,
-  key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """DFREC's objective and its terms, unweighted, by name.
 
@@ -93,10 +92,8 @@ def objective(
     encoders: the frozen encoders.
     encoder_params: `encoders.params`, as an argument of the step.
     weights: weight by the name of the term's family.
+    twin_segmentation: how much the mask of a twin counts beside an example's.
     encoded_examples: how many of the batch the frozen encoders see, forged ones first; 0 for all.
-    encoder_noise: deviation of the noise, in pictures of [0, 1], under which the frozen encoders
-      see recovered faces. A pattern that pleases an encoder and shows no face does not survive it.
-    key: draws the noise; only for `encoder_noise` > 0.
   """
   forged = (batch['label'] == 1).astype(jnp.float32)
   has_mask = batch['has_mask'].astype(jnp.float32)
@@ -107,9 +104,16 @@ def objective(
       )
     },
     'source': lambda: {'source': losses.source_loss(outputs.source, batch['source'], forged)},
+    'anchor': lambda: {'anchor': losses.anchor_loss(outputs.source, batch['forged'], forged)},
     'segmentation': lambda: {
       'mask_cross_entropy': losses.mask_cross_entropy(
-        *_with_twins(outputs.mask_logits, batch['mask'], has_mask, outputs.twin_mask_logits)
+        *_with_twins(
+          outputs.mask_logits,
+          batch['mask'],
+          has_mask,
+          outputs.twin_mask_logits,
+          twin_segmentation,
+        )
       ),
       # Of an empty mask Dice says next to nothing, and its gradient is noise.
       'dice': losses.dice_loss(outputs.mask_logits, batch['mask'], has_mask * forged),
@@ -136,27 +140,21 @@ def objective(
   if encoded_examples:
     chosen = jnp.argsort(-forged, stable=True)[:encoded_examples]
     faces = jax.tree.map(lambda x: x[chosen], faces)
-  if encoder_noise:
-    shape = faces['forged'].shape + batch['forged'].shape[1:]
-    for name, k in zip(('source', 'target'), jax.random.split(key), strict=True):
-      recovered, true = faces[name]
-      faces[name] = recovered + encoder_noise * jax.random.normal(k, shape), true
   recovery = _recovery_terms(faces, encoders, encoder_params, weights)
   for name, value in recovery.items():
     total += weights[name.split('_')[0]] * value
   return total, terms | recovery
 
 
-def _with_twins(logits, truth, weights, twin_logits):
-  """Appends the twins: nothing was pasted there, label and mask are 0, and all of them count."""
+def _with_twins(logits, truth, weights, twin_logits, twin_weight=1.0):
+  """Appends the twins: nothing was pasted there, and label and mask are 0."""
   if twin_logits is None:
     return logits, truth, weights
   none = jnp.zeros((len(twin_logits), *truth.shape[1:]), truth.dtype)
-  ones = jnp.ones(len(twin_logits), weights.dtype)
   return (
     jnp.concatenate([logits, twin_logits]),
     jnp.concatenate([truth, none]),
-    jnp.concatenate([weights, ones]),
+    jnp.concatenate([weights, jnp.full(len(twin_logits), twin_weight, weights.dtype)]),
   )
 
 

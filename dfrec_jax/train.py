@@ -13,7 +13,7 @@ import jax
 from jax.experimental import multihost_utils
 import ml_collections
 
-from dfrec_jax import checkpointing, figures, sharding
+from dfrec_jax import checkpointing, figures, sharding, starting_point
 from dfrec_jax.evaluate import FACES, Evaluator
 from dfrec_jax.metric_logging import MetricLogger
 from dfrec_jax.objective import load_encoders
@@ -49,7 +49,7 @@ def train(
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     iterator = _training_batches(config, sources['train'], mesh)
     if checkpointer.latest_step is None:
-      state = initialise(init_key)
+      state = starting_point.apply(initialise(init_key), config, model, mesh)
     else:
       state = checkpointer.restore(abstract, iterator)
       logging.info('Resuming %s at step %d.', workdir, int(state.step))

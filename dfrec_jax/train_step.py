@@ -39,7 +39,7 @@ def make_train_step(
 
   def train_step(state, batch, encoder_params, key):
     batch = to_float(batch)
-    mixing, dropout, patches, noise = jax.random.split(jax.random.fold_in(key, state.step), 4)
+    mixing, dropout, patches = jax.random.split(jax.random.fold_in(key, state.step), 3)
     # The true mask guides, and now and then the predicted one, which is what evaluation has.
     predicted = jax.random.bernoulli(
       mixing, curriculum.predicted_mask_rate, batch['has_mask'].shape
@@ -67,9 +67,8 @@ def make_train_step(
         encoders,
         encoder_params,
         weights,
+        twin_segmentation=config.loss.twin_segmentation,
         encoded_examples=config.loss.encoded_examples,
-        encoder_noise=config.loss.encoder_noise,
-        key=noise,
       )
       return total, (terms, updated['batch_stats'])
 

@@ -1,6 +1,5 @@
 """DFREC: the networks joined."""
 
-import dataclasses
 import functools
 
 from flax import linen as nn
@@ -9,11 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfrec_jax.convert import ism, sirm, tirm
-from dfrec_jax.models import sizes
 from dfrec_jax.models.dfrec import DFREC, PUBLISHED
 from dfrec_jax.models.target_reconstruction import patchify
-from tests import parity
 
 SIZE = 32
 
@@ -182,37 +178,3 @@ def test_bad_settings_are_refused(settings, match):
 def test_noise_is_for_published_indexing():
   with pytest.raises(ValueError, match='only for published'):
     build().init(jax.random.key(0), images(), noise=jnp.zeros((2, 16)))
-
-
-@pytest.mark.slow
-def test_recovery_is_the_published_one(monkeypatch):
-  case = parity.Case('tiny')
-  encoder, size = case.settings['encoder'], case.settings['image_size']
-  published = sizes.get_size('L/16')
-  tiny = dataclasses.replace(
-    published,
-    width=encoder['width'],
-    depth=encoder['layers'],
-    heads=encoder['heads'],
-    mlp=encoder['mlp'],
-  )
-  monkeypatch.setitem(sizes.SIZES, 'parity', tiny)
-  model = DFREC(**{**PUBLISHED, 'size': 'parity', 'image_size': size})
-  networks = {
-    'ism': ism.from_torch(case.state_dict('state_dict')),
-    'sirm': sirm.from_torch(case.state_dict('recover1_state_dict')),
-    'tirm': tirm.from_torch(case.state_dict('recover2_state_dict')),
-  }
-  variables = {
-    collection: {name: network[collection] for name, network in networks.items()}
-    for collection in ('params', 'batch_stats')
-  }
-  expected = case.outputs('recover')
-  out = jax.jit(lambda v, x, noise: model.apply(v, x, noise=noise))(
-    variables, case.image(), jnp.asarray(expected['noise'])
-  )
-  np.testing.assert_array_equal(out.kept, expected['kept'])
-  for name, tolerance in (('mask', 1e-4), ('source', 1e-4), ('target', 1e-4)):
-    np.testing.assert_allclose(
-      getattr(out, name), parity.to_nhwc(expected[name]), atol=tolerance, err_msg=name
-    )

@@ -1,8 +1,5 @@
 """Frozen encoders: parity with the original networks, the alignment's warp, and refused weights."""
 
-import importlib.util
-import json
-
 import cv2
 from flax import linen as nn
 import jax
@@ -218,22 +215,6 @@ def unfolded(arrays, x):
 
 
 class TestVGG19:
-  def test_taps_are_torchvisions(self, shared):
-    folder = shared / 'parity'
-    spec = importlib.util.spec_from_file_location('parity_weights', folder / 'weights.py')
-    parity = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(parity)
-    case = json.loads((folder / 'pretrained' / 'case.json').read_text())
-    shapes = json.loads((folder / 'pretrained' / 'shapes.json').read_text())['vgg19_features']
-    params = vgg.from_torch_arrays(parity.state_dict(shapes, case['seed']))
-    images = parity.image(case['image_seed'], case['batch']).transpose(0, 2, 3, 1)
-    taps = jax.jit(vgg.VGG19Features().apply)({'params': params}, images)
-    with np.load(folder / 'pretrained' / 'outputs.npz') as outputs:
-      for name, tap in taps.items():
-        expected = outputs[f'vgg19/{name}'].transpose(0, 2, 3, 1)
-        tap = np.asarray(tap)[..., : expected.shape[-1]]
-        np.testing.assert_allclose(tap, expected, atol=1e-4 * np.abs(expected).max())
-
   def test_encoder_gives_five_maps_and_no_embedding(self, tmp_path):
     rng = np.random.default_rng(6)
     arrays = {'classifier.0.weight': np.ones((2, 2), np.float32)}

@@ -47,7 +47,7 @@ def test_perceptual_loss_refuses_another_number_of_maps():
     losses.perceptual_loss([jnp.zeros((1, 1, 1, 1))], [], jnp.ones(1))
 
 
-@pytest.mark.parametrize('loss', [losses.attribute_loss, losses.patch_loss])
+@pytest.mark.parametrize('loss', [losses.attribute_loss, losses.patch_loss, losses.anchor_loss])
 def test_squared_errors(loss):
   a = jnp.stack([jnp.zeros((2, 2, 3)), jnp.full((2, 2, 3), 2.0)])
   np.testing.assert_allclose(loss(a, jnp.zeros_like(a), ONES), 2)  # (0 + 4) / 2
@@ -97,6 +97,7 @@ def test_a_batch_without_examples_that_count_gives_zero():
     (losses.attribute_loss, (2, 3, 3, 4)),
     (losses.patch_loss, (2, 5, 12)),
     (losses.source_loss, (2, 4, 4, 3)),
+    (losses.anchor_loss, (2, 4, 4, 3)),
     (losses.mask_cross_entropy, (2, 4, 4, 1)),
     (losses.dice_loss, (2, 4, 4, 1)),
   ],

@@ -68,10 +68,8 @@ def _outputs(batch, source=None, target=None):
 
 def _compute(outputs, batch, encoders=None, **changes):
   encoders = Encoders() if encoders is None else encoders
-  settings = {
-    k: changes.pop(k) for k in ('encoded_examples', 'encoder_noise', 'key') if k in changes
-  }
-  return objective(outputs, batch, encoders, encoders.params, {**ZERO, **changes}, **settings)
+  weights = {name: changes.pop(name, 0.0) for name in ZERO}
+  return objective(outputs, batch, encoders, encoders.params, weights, **changes)
 
 
 BOTH = Encoders(identity=ENCODER, perceptual=ENCODER)
@@ -80,7 +78,7 @@ EVERY = dict.fromkeys(common.base().loss.weights, 1.0)
 
 def test_perfect_recovery_costs_nothing():
   batch = _batch()
-  total, terms = _compute(_outputs(batch), batch, BOTH, **EVERY)
+  total, terms = _compute(_outputs(batch), batch, BOTH, **EVERY | {'anchor': 0.0})
   assert set(terms) == {
     'patch', 'source', 'mask_cross_entropy', 'dice', 'detection', 'attribute',
     'identity_source', 'identity_target', 'perceptual_source', 'perceptual_target',
@@ -91,7 +89,7 @@ def test_perfect_recovery_costs_nothing():
 def test_total_is_the_weighted_sum():
   batch = _batch()
   outputs = _outputs(batch, source=batch['forged'], target=batch['forged'])
-  weights = dict(zip(EVERY, (0.2, 0.3, 0.5, 7.0, 11.0, 13.0, 17.0), strict=True))
+  weights = dict(zip(EVERY, (0.2, 0.3, 0.5, 7.0, 11.0, 13.0, 17.0, 19.0), strict=True))
   total, terms = _compute(outputs, batch, BOTH, **weights)
   family = lambda name: {'mask_cross_entropy': 'segmentation', 'dice': 'segmentation'}.get(
     name, name.split('_')[0]
@@ -139,17 +137,11 @@ def test_twins_are_pristine_examples_of_segmentation_and_detection():
   np.testing.assert_allclose(terms['dice'], 0, atol=1e-4)
 
 
-def test_encoder_noise_is_on_recovered_faces_alone():
+def test_a_source_that_departs_from_the_forged_image_costs():
   batch = _batch()
-  outputs = _outputs(batch)
-  noisy = lambda key: _compute(
-    outputs, batch, BOTH, perceptual=1.0, encoder_noise=0.1, key=jax.random.key(key)
-  )[1]
-  first = noisy(0)
-  # The fake encoder's maps are pixels: the mean absolute value of Gaussian noise.
-  np.testing.assert_allclose(first['perceptual_target'], 0.1 * np.sqrt(2 / np.pi), rtol=0.15)
-  assert first['perceptual_source'] != first['perceptual_target']
-  assert first['perceptual_target'] != noisy(1)['perceptual_target']
+  outputs = _outputs(batch, source=batch['forged'].at[1].add(0.3).at[2].add(5.0))
+  _, terms = _compute(outputs, batch, anchor=1.0)
+  np.testing.assert_allclose(terms['anchor'], 0.3**2 / 3, rtol=1e-4)  # The third is pristine.
 
 
 def test_patch_loss_looks_at_the_masked_patches():

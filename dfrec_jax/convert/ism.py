@@ -5,14 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from dfrec_jax.convert import layout
+from dfrec_jax.convert import extensions, layout
 from dfrec_jax.models import efficientnet
 
 NETWORK = 'Identity Segmentation Module'
 
 
-def table(depth: float = 1.0) -> layout.Table:
-  """Where each PyTorch tensor goes; `depth` is EfficientNet's multiplier."""
+def table(depth: float = 1.0, detail: bool = False) -> layout.Table:
+  """Where each PyTorch tensor goes.
+
+  Args:
+    depth: EfficientNet's multiplier.
+    detail: whether there is a detail branch, which the published network lacks.
+  """
   rows = {
     **layout.conv('encoder._conv_stem', 'encoder/stem'),
     **layout.batch_norm('encoder._bn0', 'encoder/stem_norm'),
@@ -20,7 +25,7 @@ def table(depth: float = 1.0) -> layout.Table:
   # The widths do not matter to the names.
   for index, block in enumerate(efficientnet.blocks(1.0, depth)):
     rows |= _block(f'encoder._blocks.{index}', f'encoder/block_{index}', block.expansion > 1)
-  return rows | _head() | _decoder()
+  return rows | _head() | _decoder() | (extensions.detail_branch() if detail else {})
 
 
 def _block(name: str, path: str, expanded: bool) -> layout.Table:
@@ -82,7 +87,8 @@ def from_torch(arrays: Mapping[str, np.ndarray], depth: float = 1.0) -> dict[str
   Raises:
     ValueError: naming every missing and extra tensor, and those of a wrong rank.
   """
-  return layout.from_torch(arrays, table(depth), NETWORK)
+  detail = any(name.startswith('detail.') for name in arrays)
+  return layout.from_torch(arrays, table(depth, detail), NETWORK)
 
 
 def to_torch(variables: Mapping[str, Any], depth: float = 1.0) -> dict[str, np.ndarray]:
@@ -100,4 +106,5 @@ def to_torch(variables: Mapping[str, Any], depth: float = 1.0) -> dict[str, np.n
     'encoder._bn1.running_mean': np.zeros(head, np.float32),
     'encoder._bn1.running_var': np.ones(head, np.float32),
   }
-  return layout.to_torch(variables, table(depth), NETWORK, fill)
+  detail = 'detail' in variables['params']
+  return layout.to_torch(variables, table(depth, detail), NETWORK, fill)

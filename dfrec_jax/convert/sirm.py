@@ -1,7 +1,7 @@
 """The SIRM between the published checkpoint's `recover1_state_dict` and this package.
 
-Only a model with fusion `concat` and without `residual` computes the same in PyTorch. Only numpy is
-needed.
+The authors' code computes the same as a model with fusion `concat` and without `residual`; our
+PyTorch modules as any. Only numpy is needed.
 """
 
 from collections.abc import Mapping
@@ -40,6 +40,19 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return arrays
 
 
+def read_widths(arrays: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+  """Channels of the five stages read off the tensors, the published ones where they are missing."""
+  return tuple(
+    shapes.size_of(arrays, f'Conv{i + 1}.conv.0.weight', 0, width)
+    for i, width in enumerate(_WIDTHS)
+  )
+
+
+def read_token_count(arrays: Mapping[str, np.ndarray]) -> int:
+  """How many target tokens the SIRM makes."""
+  return shapes.size_of(arrays, 'tConv4.conv.0.weight', 0, _TOKENS)
+
+
 def _table() -> layout.Table:
   table = {}
 
@@ -69,11 +82,7 @@ def _table() -> layout.Table:
 
 def _shapes(arrays) -> shapes.Shapes:
   """What a SIRM of the widths that the tensors show has."""
-  widths = [
-    shapes.size_of(arrays, f'Conv{i + 1}.conv.0.weight', 0, width)
-    for i, width in enumerate(_WIDTHS)
-  ]
-  tokens = shapes.size_of(arrays, 'tConv4.conv.0.weight', 0, _TOKENS)
+  widths, tokens = read_widths(arrays), read_token_count(arrays)
   out = {}
 
   def conv_norm(name, conv, norm, inputs, outputs, kernel=3):

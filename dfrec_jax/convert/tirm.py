@@ -1,16 +1,16 @@
 """The TIRM between the published checkpoint's `recover2_state_dict` and this package.
 
-Only a model of `published` indexing with fusion `concat` and without `residual` computes the same
-in PyTorch. Only numpy is needed.
+The authors' code computes the same as a model of `published` indexing with fusion `concat`, without
+`forged_tokens` and `residual`; our PyTorch modules as any. Only numpy is needed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import re
 from typing import Any
 
 import numpy as np
 
-from dfrec_jax.convert import layout, shapes
+from dfrec_jax.convert import extensions, layout, shapes
 
 NETWORK = 'Target Identity Reconstruction Module'
 # What the tensors do not show is taken from the published network (ViT-L/16 at 224 pixels).
@@ -32,6 +32,9 @@ _BLOCKS = {
   'mlp.0': ('dense', 'mlp_1'),
   'mlp.3': ('dense', 'mlp_2'),
 }
+# Rows that only some options have, by the name of one of them; the options are told by these.
+_FUSIONS = {'decoder.target_positions': 'sequence', 'decoder.target_projection.weight': 'add'}
+_FORGED = 'decoder.forged_embedding.weight'
 _TRANSFORMERS = {'backbone.encoder': 'encoder', 'decoder': 'decoder'}
 
 
@@ -43,7 +46,7 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """
   depths = {name: _depth(arrays, name) for name in _TRANSFORMERS}
   shapes.require(arrays, _shapes(arrays, depths), NETWORK)
-  variables = layout.from_torch(arrays, _table(depths), NETWORK)
+  variables = layout.from_torch(arrays, _table(depths) | _extensions(arrays), NETWORK)
   params = variables['params']
   patches = params['patch_embedding']
   patches['kernel'] = patches['kernel'].reshape(-1, patches['kernel'].shape[-1])
@@ -77,9 +80,26 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     'backbone.heads.head.bias': np.zeros(_DEFAULTS['classes'][2], np.float32),
   }
   variables = {key: tree for key, tree in variables.items() if key == 'unused' and tree}
-  arrays = layout.to_torch({**variables, 'params': params}, _table(depths), NETWORK, fill)
+  present = {
+    name
+    for name, row in (extensions.target_decoder('sequence', True)).items()
+    if row.path[0] in params
+  }
+  table = _table(depths) | _extensions(present)
+  arrays = layout.to_torch({**variables, 'params': params}, table, NETWORK, fill)
   shapes.require(arrays, _shapes(arrays, depths), NETWORK)
   return arrays
+
+
+def read_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+  """Sizes read off the tensors, the published ones where they are missing.
+
+  `width`, `depth`, `mlp`, the same with `decoder_`, `tokens` (with the class token), `patch`,
+  `fused` (inputs of the decoder's embedding) and `classes` (of the unused classifier).
+  """
+  read = {name: shapes.size_of(arrays, *where) for name, where in _DEFAULTS.items()}
+  depth, decoder_depth = (_depth(arrays, name) for name in _TRANSFORMERS)
+  return {**read, 'depth': depth, 'decoder_depth': decoder_depth}
 
 
 def _depth(arrays, transformer):
@@ -87,6 +107,12 @@ def _depth(arrays, transformer):
   pattern = re.compile(re.escape(transformer) + r'\.layers\.encoder_layer_(\d+)\.')
   found = (pattern.match(name) for name in arrays)
   return max((int(match[1]) + 1 for match in found if match), default=1)
+
+
+def _extensions(names: Collection[str]) -> layout.Table:
+  """The rows of the options that the tensors' names show."""
+  fusion = next((fusion for name, fusion in _FUSIONS.items() if name in names), 'concat')
+  return extensions.target_decoder(fusion, _FORGED in names)
 
 
 def _table(depths) -> layout.Table:
@@ -131,6 +157,18 @@ def _shapes(arrays, depths) -> shapes.Shapes:
     **shapes.dense('decoder.decoder_embed', size['fused'], decoder),
     **shapes.dense('decoder.prediction_head', decoder, size['patch'] ** 2 * 3),
   }
+  if rows := _extensions(arrays):
+    positions = 'decoder.target_positions'
+    inputs = {
+      'decoder.forged_embedding': size['patch'] ** 2 * 3,
+      'decoder.target_projection': shapes.size_of(
+        arrays, 'decoder.target_projection.weight', 1, decoder
+      ),
+    }
+    for name, count in inputs.items():
+      out |= shapes.dense(name, count, decoder) if f'{name}.weight' in rows else {}
+    if positions in rows:
+      out[positions] = (1, shapes.size_of(arrays, positions, 1, 1), decoder)
   for name, features, mlp in (
     ('backbone.encoder', width, size['mlp']),
     ('decoder', decoder, size['decoder_mlp']),

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dfrec_jax.encoders import alignment, mobilefacenet, vgg
+from dfrec_jax.encoders import alignment, inception_resnet, iresnet, mobilefacenet, vgg
 from dfrec_jax.encoders import weights as weight_files
 from dfrec_jax.errors import InputError
 from dfrec_jax.models import layers
@@ -40,23 +40,48 @@ class FrozenEncoder:
   both: Callable[[Params, jax.Array], tuple[jax.Array | None, Maps]]
 
 
-def _mobilefacenet(arrays, dtype):
-  net = mobilefacenet.MobileFaceNet(dtype=dtype)
+def _face_encoder(name, net, params, prepare):
+  """The encoder of a network that embeds faces; `prepare` makes its input of images."""
 
   def both(params, images):
-    result = net.apply({'params': params}, alignment.align_to_template(images))
+    result = net.apply({'params': params}, prepare(images))
     embedding = result.embedding
     # The floor keeps the gradient finite for an embedding of zero.
     squared = jnp.maximum(jnp.square(embedding).sum(-1, keepdims=True), 1e-12)
     return embedding * jax.lax.rsqrt(squared), result.taps
 
   return FrozenEncoder(
-    name='mobilefacenet',
-    params=mobilefacenet.from_torch_arrays(arrays),
+    name=name,
+    params=params,
     embed=lambda params, images: both(params, images)[0],
     features=lambda params, images: both(params, images)[1],
     both=both,
   )
+
+
+def _mobilefacenet(arrays, dtype):
+  net = mobilefacenet.MobileFaceNet(dtype=dtype)
+  params = mobilefacenet.from_torch_arrays(arrays)
+  return _face_encoder('mobilefacenet', net, params, alignment.align_to_template)
+
+
+def _inception_resnet_v1(arrays, dtype):
+  net = inception_resnet.InceptionResnetV1(dtype=dtype)
+  params = inception_resnet.from_torch_arrays(arrays)
+  points = inception_resnet.face_points()
+
+  def prepare(images):
+    faces = alignment.align_to_template(images, size=inception_resnet.SIZE, points=points)
+    return inception_resnet.normalise(faces)
+
+  return _face_encoder('inception_resnet_v1', net, params, prepare)
+
+
+def _iresnet(arrays, dtype):
+  net = iresnet.IResNet(iresnet.depths(arrays), dtype=dtype)
+  params = iresnet.from_torch_arrays(arrays)
+  prepare = lambda images: 2 * alignment.align_to_template(images) - 1
+  return _face_encoder('iresnet', net, params, prepare)
 
 
 def _vgg19(arrays, dtype):
@@ -75,7 +100,12 @@ def _vgg19(arrays, dtype):
   )
 
 
-ENCODERS = {'mobilefacenet': _mobilefacenet, 'vgg19': _vgg19}
+ENCODERS = {
+  'mobilefacenet': _mobilefacenet,
+  'vgg19': _vgg19,
+  'inception_resnet_v1': _inception_resnet_v1,
+  'iresnet': _iresnet,
+}
 
 
 def load_encoder(
@@ -84,8 +114,11 @@ def load_encoder(
   """The frozen encoder of that name with weights from a file.
 
   Args:
-    name: 'mobilefacenet' (embedding and maps of the aligned face) or 'vgg19' (maps of the image).
-    weights: `.npz` of the network's tensors in PyTorch naming and layout.
+    name: 'mobilefacenet', 'inception_resnet_v1' (facenet-pytorch's) or 'iresnet' (insightface's, of
+      any depth), which give embedding and maps of the aligned face, or 'vgg19' (torchvision's),
+      which gives maps of the image.
+    weights: `.npz`, `.safetensors`, `.pth` or `.pt` of the network's tensors in PyTorch naming and
+      layout, see `weights.read_arrays`.
     dtype: of the computation; embeddings are float32 whatever it is.
 
   Raises:

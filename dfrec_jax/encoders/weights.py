@@ -1,25 +1,36 @@
-"""Reading and checking the weights of frozen encoders."""
+"""Reading and checking weights files, of frozen encoders and pretrained parts."""
 
 from collections.abc import Mapping
 import os
 
 import numpy as np
 
+from dfrec_jax.convert import torch_files
 from dfrec_jax.errors import InputError
 
 Shape = tuple[int, ...]
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """All arrays of an `.npz` file; nothing is unpickled.
+  """All arrays of a weights file; nothing is unpickled but tensors.
+
+  Args:
+    path: an `.npz`, or what PyTorch's users keep: `.safetensors`, `.pth`, `.pt` or `.bin`, of which
+      wrappers such as `{'state_dict': ...}` and the prefix `module.` are taken off.
 
   Raises:
-    InputError: there is no such file, it is not an archive of numeric arrays, is cut short, or an
-      array is not finite.
+    InputError: there is no such file, it is of another kind or damaged, it holds objects that are
+      no tensors, an array is not finite, or PyTorch is needed and missing.
   """
   path = os.fspath(path)
   if not os.path.isfile(path):
     raise InputError(f'There is no weights file {path}; correct its path in the configuration.')
+  if path.endswith(torch_files.SUFFIXES):
+    return torch_files.read_state_dict(path)
+  if not path.endswith('.npz'):
+    raise InputError(
+      f'{path} is of no known kind; give the weights as .npz, {", ".join(torch_files.SUFFIXES)}.'
+    )
   try:
     with open(path, 'rb') as file, np.load(file, allow_pickle=False) as archive:
       arrays = {name: np.asarray(archive[name]) for name in archive.files}
@@ -29,16 +40,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
       f'{path} cannot be read as an .npz of plain arrays ({type(error).__name__}: {error}); '
       'give an intact one, with tensors in PyTorch naming.'
     ) from error
-  for name, array in arrays.items():
-    if array.dtype.kind not in 'fiu':
-      raise InputError(
-        f'{path} holds {name} of type {array.dtype}, which is no real number; give an .npz of '
-        "the encoder's tensors."
-      )
-    if not np.isfinite(array).all():
-      raise InputError(
-        f'{path} holds values that are not finite in {name}; give an intact weights file.'
-      )
+  torch_files.check_finite(arrays, path)
   return arrays
 
 
@@ -57,3 +59,15 @@ def check_tensors(
   problems = [f'{kind}: {", ".join(names)}' for kind, names in kinds if names]
   if problems:
     raise InputError(f'These are not the tensors of {network}; {"; ".join(problems)}.')
+
+
+def scale_and_shift(
+  arrays: Mapping[str, np.ndarray], norm: str, epsilon: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """The batch norm that PyTorch calls `norm`, with its running statistics: y = scale x + shift."""
+  weight, bias, mean, variance = (
+    arrays[f'{norm}.{leaf}'].astype(np.float64)
+    for leaf in ('weight', 'bias', 'running_mean', 'running_var')
+  )
+  scale = weight / np.sqrt(variance + epsilon)
+  return scale, bias - mean * scale

@@ -1,6 +1,7 @@
 """The sizes of DFREC, as data."""
 
 import dataclasses
+from typing import Any
 
 from dfrec_jax.errors import InputError
 
@@ -121,7 +122,47 @@ SIZES = {
 
 
 def get_size(name: str) -> Size:
-  """The size of that name. Raises InputError that lists the known ones."""
-  if name not in SIZES:
-    raise InputError(f'Unknown size {name!r}; the sizes are {", ".join(SIZES)}.')
-  return SIZES[name]
+  """The size of that name: one of `SIZES`, or one with some fields changed.
+
+  `L/16+depth=2+sirm_widths=8-8-16-16-32` is L/16 with two blocks and another SIRM; `describe`
+  writes such names.
+
+  Raises:
+    InputError: listing the known sizes or fields, or the value that is no number.
+  """
+  base, *changes = name.split('+')
+  if base not in SIZES:
+    raise InputError(f'Unknown size {base!r}; the sizes are {", ".join(SIZES)}.')
+  return dataclasses.replace(SIZES[base], **dict(_change(name, change) for change in changes))
+
+
+def _change(name: str, change: str) -> tuple[str, Any]:
+  field, _, text = change.partition('=')
+  known = {f.name: getattr(SIZES['L/16'], f.name) for f in dataclasses.fields(Size)}
+  if field not in known:
+    raise InputError(f'The size {name!r} changes {field!r}; it may change {", ".join(known)}.')
+  kind = float if isinstance(known[field], float) else int
+  try:
+    values = tuple(kind(part) for part in text.split('-') if part)
+  except ValueError as error:
+    raise InputError(f'The size {name!r} sets {field} to {text!r}, which is no number.') from error
+  if isinstance(known[field], tuple):
+    return field, values
+  if len(values) != 1:
+    raise InputError(f'The size {name!r} sets {field} to {text!r}; give one number.')
+  return field, values[0]
+
+
+def describe(size: Size) -> str:
+  """A name from which `get_size` makes `size`: the nearest known one and what differs from it."""
+  given = dataclasses.asdict(size)
+  changes = {
+    name: {field: value for field, value in given.items() if getattr(known, field) != value}
+    for name, known in SIZES.items()
+  }
+  base = min(changes, key=lambda name: len(changes[name]))
+  texts = (
+    f'{field}={"-".join(map(str, value)) if isinstance(value, tuple) else value}'
+    for field, value in changes[base].items()
+  )
+  return '+'.join([base, *texts])

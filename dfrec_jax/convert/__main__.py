@@ -1,0 +1,184 @@
+"""Converts checkpoints from and to PyTorch.
+
+python -m dfrec_jax.convert from_torch IN.pth OUT [--config=configs/ffpp.py] [--heads=N]
+python -m dfrec_jax.convert to_torch IN OUT.pth
+python -m dfrec_jax.convert to_file IN OUT.safetensors
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+import sys
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from dfrec_jax import checkpointing, model_file
+from dfrec_jax.convert import published, torch_export, torch_files
+from dfrec_jax.errors import InputError
+
+_NAME = 'converted'
+
+
+def from_torch(
+  source: str, out: str, config: Any = None, heads: int = 0, decoder_heads: int = 0
+) -> str:
+  """Converts a PyTorch checkpoint into a folder that `load_model` reads.
+
+  Args:
+    source: `.pth`, `.pt` or `.safetensors` with the three published dictionaries.
+    out: the folder to write; it must not exist.
+    config: a configuration whose data, objective and optimizer are stored with the weights; the
+      common one if None. Its model is replaced by what the tensors show.
+    heads, decoder_heads: of the TIRM's attention, where no known size tells them.
+
+  Returns:
+    What was converted, in words.
+
+  Raises:
+    InputError: naming every tensor at fault; nothing is written.
+  """
+  if pathlib.Path(out).exists():
+    raise InputError(f'{out} exists already; name another folder.')
+  state = torch_files.load(source)
+  missing = [name for name in torch_files.DICTIONARIES.values() if name not in state]
+  if missing:
+    raise InputError(
+      f'{source} has no {", ".join(missing)}: a checkpoint of DFREC holds '
+      f'{", ".join(torch_files.DICTIONARIES.values())}.'
+    )
+  networks = {
+    network: torch_files.unwrap(state[name], source)
+    for network, name in torch_files.DICTIONARIES.items()
+  }
+  networks['ism'], headless = published.add_class_head(networks['ism'])
+  stored = state.get('config')
+  if stored:
+    config_dict = _parse_config(source, stored)
+  else:
+    config_dict = json.loads(_common_config(config).to_json_best_effort())
+    config_dict['model'] |= published.read_model_settings(networks, heads, decoder_heads)
+  try:
+    variables = published.from_torch(networks, config_dict['model'])
+  except InputError as error:
+    raise InputError(f'{source} cannot be converted. {error}') from error
+  step = int(state.get('epoch') or 0)
+  checkpointing.save_converted(out, config_dict, variables, step)
+  count = sum(np.size(x) for x in _leaves(variables['params']))
+  words = (
+    f'{out}: {count:,} parameters, size {config_dict["model"]["size"]}, '
+    f'{config_dict["model"]["indexing"]} indexing, {config_dict["model"]["image_size"]} pixels.'
+  )
+  if headless:
+    words += ' The checkpoint has no classification head: every image will score 0.5.'
+  return words
+
+
+def to_torch(source: str, out: str) -> str:
+  """Writes a checkpoint as the three published dictionaries; returns what was written, in words.
+
+  Args:
+    source: whatever `load_model` reads.
+    out: `.pth`, `.pt` or `.safetensors`.
+
+  Raises:
+    InputError: there is no such checkpoint, or another ending.
+  """
+  torch_export.check_writable(out)
+  loaded = checkpointing.load_model(source)
+  arrays = published.to_torch(_host(loaded), loaded.config.model.size)
+  config = json.loads(loaded.config.to_json_best_effort())
+  torch_export.save(
+    out, {**arrays, 'epoch': loaded.step, 'acc1': 0.0, 'config': json.dumps(config)}
+  )
+  words = f'{out}: {sum(map(len, arrays.values()))} tensors of step {loaded.step}.'
+  if differing := published.differences(config['model']):
+    words += (
+      f" The authors' code cannot load it, since the model has {', '.join(differing)}; "
+      '`dfrec_jax.convert.torch_modules.load_exported` can.'
+    )
+  return words
+
+
+def to_file(source: str, out: str) -> str:
+  """Writes parameters and configuration as one `.safetensors` file, which `load_model` reads."""
+  if not model_file.is_model_file(out):
+    raise InputError(f'{out} must end in {model_file.SUFFIX}.')
+  loaded = checkpointing.load_model(source)
+  config = json.loads(loaded.config.to_json_best_effort())
+  model_file.write_model_file(out, _host(loaded), config, loaded.step)
+  return f'{out}: step {loaded.step} of {loaded.path}, with its configuration.'
+
+
+def _host(loaded: checkpointing.LoadedModel) -> dict[str, Any]:
+  variables = {**loaded.variables, 'unused': loaded.unused}
+  return {name: _map(np.asarray, tree) for name, tree in variables.items() if tree}
+
+
+def _map(function, tree):
+  return {k: _map(function, v) if isinstance(v, dict) else function(v) for k, v in tree.items()}
+
+
+def _leaves(tree):
+  for value in tree.values():
+    yield from _leaves(value) if isinstance(value, dict) else (value,)
+
+
+def _parse_config(source: str, text: Any) -> dict[str, Any]:
+  try:
+    config = json.loads(text)
+    checkpointing.build_model(config['model'])
+  except (TypeError, KeyError, ValueError) as error:
+    raise InputError(f'{source} has a configuration that cannot be read: {error}') from error
+  return config
+
+
+def _common_config(path: str | None) -> Any:
+  """The configuration of a file `configs/NAME.py[:arguments]`, or the common one."""
+  if not path:
+    from configs import common
+
+    config = common.base()
+    config.name = _NAME
+    return config
+  file, _, arguments = path.partition(':')
+  if not pathlib.Path(file).is_file():
+    raise InputError(f'There is no configuration {file}.')
+  spec = importlib.util.spec_from_file_location('configuration', file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(arguments or None)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(prog='python -m dfrec_jax.convert', description=__doc__)
+  commands = parser.add_subparsers(dest='command', required=True)
+  read = commands.add_parser('from_torch', help='a PyTorch checkpoint into a folder')
+  read.add_argument('source', metavar='IN', help='.pth, .pt or .safetensors')
+  read.add_argument('out', metavar='OUT', help='folder to write')
+  read.add_argument('--config', help='configs/NAME.py: data and training settings to store')
+  read.add_argument('--heads', type=int, default=0, help="attention heads of the TIRM's encoder")
+  read.add_argument('--decoder_heads', type=int, default=0, help='and of its decoder')
+  write = commands.add_parser('to_torch', help='a checkpoint into a PyTorch file')
+  write.add_argument('source', metavar='IN', help='workdir, step or model file')
+  write.add_argument('out', metavar='OUT', help='.pth, .pt or .safetensors')
+  single = commands.add_parser('to_file', help='parameters and configuration into one file')
+  single.add_argument('source', metavar='IN', help='workdir, step or model file')
+  single.add_argument('out', metavar='OUT', help='.safetensors')
+  return parser
+
+
+def main() -> None:
+  arguments = vars(_parser().parse_args())
+  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant.
+  command = {'from_torch': from_torch, 'to_torch': to_torch, 'to_file': to_file}
+  try:
+    print(command[arguments.pop('command')](**arguments))
+  except (InputError, OSError) as error:
+    sys.exit(f'Error: {error}')
+
+
+if __name__ == '__main__':
+  main()

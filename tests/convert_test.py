@@ -1,0 +1,271 @@
+"""Whole checkpoints to and from PyTorch: what is kept, what is refused, what they compute."""
+
+import json
+import zipfile
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+
+from configs import common, quickstart  # noqa: E402
+from dfrec_jax import checkpointing, evaluate, sharding, starting_point  # noqa: E402
+from dfrec_jax.convert import __main__ as convert  # noqa: E402
+from dfrec_jax.convert import published, torch_files, torch_modules  # noqa: E402
+from dfrec_jax.errors import InputError  # noqa: E402
+from dfrec_jax.model_file import write_model_file  # noqa: E402
+from dfrec_jax.models import sizes  # noqa: E402
+from dfrec_jax.models.dfrec import PUBLISHED  # noqa: E402
+from dfrec_jax.optimizer import make_optimizer  # noqa: E402
+from dfrec_jax.train_state import plan_state  # noqa: E402
+from tests import parity  # noqa: E402
+
+# The size `test` without what the published networks lack.
+SIZE = 'test+detail_channels='
+HEADS = {'heads': 2, 'decoder_heads': 2}
+
+
+def settings(**changes):
+  return {**common.base().model.to_dict(), 'image_size': 32, **changes}
+
+
+def random_variables(model_settings):
+  """Variables such as `init` gives, without compiling it."""
+  model = checkpointing.build_model(model_settings)
+  init = lambda: checkpointing.init_variables(model, jax.random.key(0))
+  rng = np.random.default_rng(0)
+  value = lambda leaf: rng.uniform(0.1, 0.3, leaf.shape).astype(leaf.dtype)
+  return jax.tree.map(value, nn.unbox(jax.eval_shape(init)))
+
+
+def save(path, state):
+  tensors = lambda v: {k: torch.from_numpy(np.asarray(a)) for k, a in v.items()}
+  torch.save({k: tensors(v) if isinstance(v, dict) else v for k, v in state.items()}, path)
+  return str(path)
+
+
+@pytest.fixture(scope='module')
+def state():
+  """The three dictionaries of a small model of the published kind, no unused tensor zero."""
+  model_settings = settings(**{**PUBLISHED, 'size': SIZE, 'image_size': 32})
+  arrays = published.to_torch(random_variables(model_settings), SIZE)
+  rng = np.random.default_rng(1)
+  for network in arrays.values():
+    for name, array in network.items():
+      if name.endswith('.num_batches_tracked'):
+        network[name] = np.array(1000, np.int64)
+      elif not array.any():
+        network[name] = rng.standard_normal(array.shape, np.float32)
+  return arrays
+
+
+@pytest.fixture(scope='module')
+def converted(state, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('converted')
+  source = save(folder / 'in.pth', {**state, 'epoch': 7, 'acc1': np.float64(0.5)})
+  out = str(folder / 'out')
+  words = convert.from_torch(source, out, **HEADS)
+  assert 'published indexing, 32 pixels' in words
+  return out
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_round_trip_is_bit_for_bit(state, converted, tmp_path, suffix):
+  out = str(tmp_path / f'out{suffix}')
+  assert 'cannot load it' not in convert.to_torch(converted, out)
+  written = torch_files.load(out)
+  for name, arrays in state.items():
+    parity.assert_same_tensors(written[name], arrays)
+  assert int(written['epoch']) == 7
+  # What is written is itself a checkpoint.
+  convert.from_torch(out, str(tmp_path / 'again'))
+  again = checkpointing.load_model(str(tmp_path / 'again'))
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    (again.variables, again.unused),
+    (lambda m: (m.variables, m.unused))(checkpointing.load_model(converted)),
+  )
+
+
+def test_the_settings_are_read_off_the_tensors(converted):
+  loaded = checkpointing.load_model(converted)
+  model = loaded.config.model
+  assert loaded.step == 7
+  assert {name: model[name] for name in PUBLISHED if name not in ('size', 'image_size')} == {
+    name: value for name, value in PUBLISHED.items() if name not in ('size', 'image_size')
+  }
+  found, true = sizes.get_size(model.size), sizes.get_size(SIZE)
+  # No tensor shows dilations.
+  assert found.aspp_rates == (12, 24, 36)
+  for name in ('width', 'depth', 'mlp', 'patch', 'decoder_width', 'sirm_widths', 'ism_width'):
+    assert getattr(found, name) == getattr(true, name)
+
+
+def test_prefixes_of_parallel_training_and_a_missing_class_head(state, converted, tmp_path):
+  bare = {
+    key: {f'module.{k}': v for k, v in arrays.items() if not k.startswith('classification_head')}
+    for key, arrays in state.items()
+  }
+  words = convert.from_torch(save(tmp_path / 'in.pth', bare), str(tmp_path / 'out'), **HEADS)
+  assert 'no classification head' in words
+  found = checkpointing.load_model(str(tmp_path / 'out')).variables['params']
+  expected = checkpointing.load_model(converted).variables['params']
+  assert not found['ism'].pop('class_head')['kernel'].any()
+  expected['ism'].pop('class_head')
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_one_error_lists_every_tensor_at_fault_and_nothing_is_written(state, tmp_path):
+  broken = {key: dict(arrays) for key, arrays in state.items()}
+  del broken['state_dict']['decoder.block1.0.weight']
+  broken['recover1_state_dict']['Conv9.bias'] = np.zeros(1, np.float32)
+  broken['recover2_state_dict']['decoder.ln.bias'] = np.zeros(3, np.float32)
+  broken['recover2_state_dict']['mask_token'] = np.full((1, 1, 32), np.nan, np.float32)
+  source = save(tmp_path / 'in.pth', broken)
+  with pytest.raises(InputError) as error:
+    convert.from_torch(source, str(tmp_path / 'out'), **HEADS)
+  for part in (
+    source,
+    'missing decoder.block1.0.weight',
+    'extra Conv9.bias',
+    'decoder.ln.bias has shape (3,) instead of (32,)',
+    'mask_token is not finite',
+  ):
+    assert part in str(error.value)
+  assert [path.name for path in tmp_path.iterdir()] == ['in.pth']
+
+
+def test_a_misshapen_tensor_of_the_segmentation_is_named(state, tmp_path):
+  broken = dict(state['state_dict'])
+  broken['encoder._blocks.1._se_reduce.bias'] = np.zeros(99, np.float32)
+  source = save(tmp_path / 'in.pth', {**state, 'state_dict': broken})
+  with pytest.raises(InputError, match=r'block_1/squeeze_excite/reduce/bias has shape \(99,\)'):
+    convert.from_torch(source, str(tmp_path / 'out'), **HEADS)
+
+
+@pytest.mark.parametrize(
+  ('content', 'says'),
+  [
+    (b'no checkpoint', 'cannot be read as a PyTorch file'),
+    ({'epoch': 3}, 'has no state_dict, recover1_state_dict, recover2_state_dict'),
+    ({'state_dict': zipfile.ZipInfo('x')}, 'Python objects besides tensors'),
+    (None, 'There is no file'),
+  ],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path, content, says):
+  path = tmp_path / 'in.pth'
+  if isinstance(content, bytes):
+    path.write_bytes(content)
+  elif content is not None:
+    torch.save(content, path)
+  with pytest.raises(InputError, match=says):
+    convert.from_torch(str(path), str(tmp_path / 'out'))
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_truncated_checkpoint_is_refused(state, tmp_path):
+  path = tmp_path / 'in.pth'
+  save(path, state)
+  path.write_bytes(path.read_bytes()[:-1000])
+  with pytest.raises(InputError, match='cannot be read'):
+    convert.from_torch(str(path), str(tmp_path / 'out'))
+
+
+def test_unknown_heads_are_asked_for(state, tmp_path):
+  other = {**state, 'recover2_state_dict': dict(state['recover2_state_dict'])}
+  other['recover2_state_dict']['backbone.class_token'] = np.zeros((1, 1, 48), np.float32)
+  with pytest.raises(InputError, match='give it as --heads'):
+    convert.from_torch(save(tmp_path / 'in.pth', other), str(tmp_path / 'out'))
+
+
+def test_nothing_is_overwritten(converted):
+  with pytest.raises(InputError, match='exists already'):
+    convert.from_torch('in.pth', converted)
+  with pytest.raises(InputError, match=r'must end in \.pth'):
+    convert.to_torch(converted, 'out.bin')
+
+
+@pytest.fixture(scope='module')
+def aligned(tmp_path_factory):
+  """A model as they are trained here, as a single file."""
+  config = quickstart.get_config('runlocal')
+  path = str(tmp_path_factory.mktemp('aligned') / 'model.safetensors')
+  variables = random_variables(config.model)
+  write_model_file(path, variables, json.loads(config.to_json()), 3)
+  return path, variables
+
+
+def test_a_single_file_holds_the_whole_model(aligned, tmp_path):
+  path, variables = aligned
+  loaded = checkpointing.load_model(path)
+  jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+  assert (loaded.step, loaded.config.name) == (3, 'quickstart')
+  other = str(tmp_path / 'other.safetensors')
+  assert 'step 3' in convert.to_file(path, other)
+  jax.tree.map(np.testing.assert_array_equal, checkpointing.load_model(other).variables, variables)
+  with open(other, 'r+b') as file:
+    file.truncate(5000)
+  with pytest.raises(InputError, match='damaged'):
+    checkpointing.load_model(other)
+
+
+def test_a_model_trained_here_computes_the_same_in_pytorch(aligned, tmp_path):
+  path, _ = aligned
+  out = str(tmp_path / 'model.pth')
+  words = convert.to_torch(path, out)
+  assert "authors' code cannot load it" in words and 'indexing=aligned' in words
+  model = torch_modules.load_exported(out)
+  images = np.random.default_rng(3).random((2, 32, 32, 3), np.float32)
+  loaded = checkpointing.load_model(path)
+  ours = jax.jit(lambda v, x: loaded.model.apply(v, x, rngs={'masking': jax.random.key(0)}))(
+    loaded.variables, images
+  )
+  partition = torch_modules.Partition(
+    *(torch.from_numpy(np.array(x, np.int64)) for x in (ours.kept, ours.masked))
+  )
+  with torch.no_grad():
+    theirs = model(torch.from_numpy(images.transpose(0, 3, 1, 2)), partition=partition)
+  for name in ('mask', 'source', 'target'):
+    parity.assert_close(
+      parity.to_nchw(getattr(ours, name)), getattr(theirs, name).numpy(), 2e-5, name
+    )
+  np.testing.assert_allclose(ours.class_logits, theirs.class_logits, rtol=1e-4, atol=1e-4)
+
+
+def _zeros(config, mesh):
+  model = checkpointing.build_model(config.model)
+  tx, _ = make_optimizer(config.optimizer, config.steps)
+  init = lambda key: checkpointing.init_variables(model, key)
+  _, abstract = plan_state(init, tx, mesh)
+  return model, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), abstract)
+
+
+def test_training_starts_from_a_checkpoint(aligned):
+  path, variables = aligned
+  config = quickstart.get_config('runlocal')
+  config.init_from = path
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  with jax.set_mesh(mesh):
+    model, state = _zeros(config, mesh)
+    started = starting_point.apply(state, config, model, mesh)
+    jax.tree.map(np.testing.assert_array_equal, started.params, variables['params'])
+    jax.tree.map(np.testing.assert_array_equal, started.ema, variables)
+    assert int(started.step) == 0
+    config.model.size = SIZE
+    model, state = _zeros(config, mesh)
+    with pytest.raises(InputError, match='is of another model'):
+      starting_point.apply(state, config, model, mesh)
+    config.pretrained.vit = 'vit.pth'
+    with pytest.raises(InputError, match='give one of them'):
+      starting_point.apply(state, config, model, mesh)
+
+
+@pytest.mark.slow
+def test_a_converted_checkpoint_can_be_evaluated(converted, tmp_path):
+  config = quickstart.get_config('runlocal')
+  evaluate.evaluate_checkpoint(config, str(tmp_path), converted)
+  metrics = json.loads((tmp_path / 'eval' / 'metrics.json').read_text())
+  assert metrics['recovered']['all']['examples'] == config.data.eval_examples
