@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from dfrec_jax import sharding
+from dfrec_jax import sharding, trees
 from dfrec_jax.errors import InputError
 from dfrec_jax.model_file import is_model_file, read_model_file
 from dfrec_jax.models.dfrec import DFREC
@@ -242,9 +242,8 @@ def _load_model_file(path: str, mesh: jax.sharding.Mesh | None) -> LoadedModel:
   model = build_model(config.model)
   unused = variables.pop('unused', {})
   wanted = _abstract_variables(model, mesh)
-  shapes = lambda tree: jax.tree.map(np.shape, tree)
-  if shapes(variables) != shapes(wanted):
-    raise InputError(f'{path} does not hold the parameters of the model that it configures.')
+  if differing := trees.differences(variables, wanted):
+    raise InputError(f'{path} does not hold the model that it configures: {"; ".join(differing)}.')
   placed = jax.tree.map(lambda x, w: jax.device_put(x, w.sharding), variables, wanted)
   return LoadedModel(model, placed, config, step, str(path), unused)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from dfrec_jax import trees
 from dfrec_jax.checkpointing import load_model
 from dfrec_jax.convert.pretrained import apply_pretrained
 from dfrec_jax.errors import InputError
@@ -56,15 +57,7 @@ def _place(new: Any, old: jax.Array) -> jax.Array:
 
 
 def _require_same(path: str, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-  paths = lambda tree: {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf.shape
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-  given, wanted = paths(given), paths(wanted)
-  differing = sorted(
-    name for name in given.keys() | wanted.keys() if given.get(name) != wanted.get(name)
-  )
-  if differing:
+  if differing := trees.differences(given, wanted):
     raise InputError(
       f'{path} is of another model: {len(differing)} of its arrays do not fit, such as '
       f'{differing[0]}; give the config.model that lies beside it.'

@@ -27,7 +27,6 @@ ENCODER = FrozenEncoder(
   name='fake',
   params=jnp.ones(()),
   embed=lambda p, x: _both(p, x)[0],
-  features=lambda p, x: _both(p, x)[1],
   both=_both,
 )
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 import jax
 import numpy as np
 
-from dfrec_jax import masking
+from dfrec_jax import masking, trees
 from dfrec_jax.checkpointing import build_model, init_variables
 from dfrec_jax.convert import ism, shapes, sirm, tirm
 from dfrec_jax.convert.torch_files import DICTIONARIES
@@ -112,7 +112,7 @@ def from_torch(networks: Mapping[str, Arrays], settings: Mapping[str, Any]) -> d
     for collection in ('params', 'batch_stats', 'unused')
   }
   variables['batch_stats'] = {k: tree for k, tree in variables['batch_stats'].items() if tree}
-  if problems := list(_misfits(variables, settings)):
+  if problems := _misfits(variables, settings):
     raise InputError(f'The tensors do not fit the model: {"; ".join(problems)}.')
   return variables
 
@@ -159,19 +159,11 @@ def _values(network: str, arrays: Arrays) -> Iterator[str]:
       yield f'{DICTIONARIES[network]}: {name} is not finite.'
 
 
-def _misfits(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+def _misfits(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
   """What differs from the variables that the model would initialise."""
   model = build_model(settings)
   wanted = jax.eval_shape(lambda key: nn.unbox(init_variables(model, key)), jax.random.key(0))
-  paths = lambda tree: {
-    jax.tree_util.keystr(path, simple=True, separator='/'): np.shape(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-  given = paths({name: variables[name] for name in ('params', 'batch_stats')})
-  wanted = paths(wanted)
-  for name in sorted(wanted.keys() | given.keys()):
-    if given.get(name) != wanted.get(name):
-      yield f'{name} has shape {given.get(name)} instead of {wanted.get(name)}'
+  return trees.differences({name: variables[name] for name in ('params', 'batch_stats')}, wanted)
 
 
 def _ism_sizes(arrays: Arrays) -> tuple[float, float, int, int]:

@@ -15,8 +15,6 @@ import numpy as np
 from dfrec_jax.encoders import weights
 from dfrec_jax.models import layers
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 EMBEDDING = 128
 STEM = 64
 LAST = 512
@@ -38,11 +36,6 @@ class Features(NamedTuple):
 
   embedding: jax.Array
   taps: tuple[jax.Array, ...]
-
-  @property
-  def spatial(self) -> jax.Array:
-    """(B, 7, 7, 512), the map before pooling."""
-    return self.taps[-1]
 
 
 def _blocks():
@@ -115,7 +108,7 @@ class MobileFaceNet(nn.Module):
   @nn.compact
   def __call__(self, aligned: jax.Array) -> Features:
     """`aligned`: (B, 112, 112, 3) RGB in [0, 1], aligned to `alignment.TEMPLATE_112`."""
-    x = (aligned - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+    x = (aligned - jnp.array(layers.IMAGENET_MEAN)) / jnp.array(layers.IMAGENET_STD)
     x = layers.conv(STEM, 3, strides=2, use_bias=True, dtype=self.dtype, name='conv1')(x)
     x = BiasedDepthwise(dtype=self.dtype, name='dw_conv_depthwise')(relu6(x))
     x = nn.Dense(STEM, dtype=self.dtype, name='dw_conv_pointwise')(nn.relu(x))
@@ -182,7 +175,7 @@ def from_torch_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
   arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
   params: dict[str, Any] = {}
   for path, conv, norm, shape in _convolutions():
-    scale, shift = _scale_and_shift(arrays, norm)
+    scale, shift = weights.scale_and_shift(arrays, norm, BATCH_NORM_EPSILON)
     weight = arrays[f'{conv}.weight'] * scale[:, None, None, None]
     *blocks, layer = path
     parent = params
@@ -196,13 +189,10 @@ def from_torch_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
       parent[layer] = {'kernel': weight[:, :, 0, 0].T, 'bias': shift}
     else:
       parent[layer] = {'kernel': weight.transpose(2, 3, 1, 0), 'bias': shift}
-  weight, (scale, shift) = arrays['conv3.weight'][:, :, 0, 0], _scale_and_shift(arrays, 'bn')
+  weight, (scale, shift) = (
+    arrays['conv3.weight'][:, :, 0, 0],
+    weights.scale_and_shift(arrays, 'bn', BATCH_NORM_EPSILON),
+  )
   bias = (weight @ pooled_shift + arrays['conv3.bias']) * scale + shift
   params['conv3'] = {'kernel': (weight * scale[:, None]).T, 'bias': bias}
   return jax.tree.map(lambda array: np.ascontiguousarray(array, np.float32), params)
-
-
-def _scale_and_shift(arrays, norm):
-  """The batch norm named `norm` as y = scale x + shift."""
-  scale = arrays[f'{norm}.weight'] / np.sqrt(arrays[f'{norm}.running_var'] + BATCH_NORM_EPSILON)
-  return scale, arrays[f'{norm}.bias'] - arrays[f'{norm}.running_mean'] * scale

@@ -29,14 +29,13 @@ class FrozenEncoder:
     name: as in the configuration.
     params: tree of float32 arrays.
     embed: (params, images) -> (B, D) float32 of unit length; None if the network embeds nothing.
-    features: (params, images) -> spatial maps, each (B, h, w, C) of the computation's dtype.
-    both: (params, images) -> (embedding, maps) in one pass; the embedding is None as above.
+    both: (params, images) -> (embedding, maps) in one pass; the embedding is None as above, the
+      maps are (B, h, w, C) of the computation's dtype.
   """
 
   name: str
   params: Params
   embed: Callable[[Params, jax.Array], jax.Array] | None
-  features: Callable[[Params, jax.Array], Maps]
   both: Callable[[Params, jax.Array], tuple[jax.Array | None, Maps]]
 
 
@@ -54,7 +53,6 @@ def _face_encoder(name, net, params, prepare):
     name=name,
     params=params,
     embed=lambda params, images: both(params, images)[0],
-    features=lambda params, images: both(params, images)[1],
     both=both,
   )
 
@@ -87,16 +85,15 @@ def _iresnet(arrays, dtype):
 def _vgg19(arrays, dtype):
   net = vgg.VGG19Features(dtype=dtype)
 
-  def features(params, images):
+  def both(params, images):
     taps = net.apply({'params': params}, images)
-    return tuple(taps[name] for name in vgg.TAPS)
+    return None, tuple(taps[name] for name in vgg.TAPS)
 
   return FrozenEncoder(
     name='vgg19',
     params=vgg.from_torch_arrays(arrays),
     embed=None,
-    features=features,
-    both=lambda params, images: (None, features(params, images)),
+    both=both,
   )
 
 

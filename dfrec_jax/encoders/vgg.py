@@ -12,9 +12,6 @@ import numpy as np
 from dfrec_jax.encoders import weights
 from dfrec_jax.models import layers
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 # Widths of the convolutions; 'pool' halves the resolution. Nothing after relu5_1 is used.
 LAYERS = (
   64,
@@ -69,7 +66,7 @@ class VGG19Features(nn.Module):
       relu1_1 (B, H, W, 64), relu2_1 (B, H/2, W/2, 128), relu3_1 (B, H/4, W/4, 256), relu4_1
       (B, H/8, W/8, 512) and relu5_1 (B, H/16, W/16, 512), sides rounded down.
     """
-    x = (images - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+    x = (images - jnp.array(layers.IMAGENET_MEAN)) / jnp.array(layers.IMAGENET_STD)
     names = {index: name for name, index in TAPS.items()}
     taps, index = {}, 0
     for width in LAYERS:

@@ -11,7 +11,7 @@ import numpy as np
 from dfrec_jax import masking
 from dfrec_jax.compositing import composite_mask
 from dfrec_jax.errors import InputError
-from dfrec_jax.models import sizes
+from dfrec_jax.models import layers, sizes
 from dfrec_jax.models.identity_segmentation import IdentitySegmentation
 from dfrec_jax.models.source_reconstruction import FUSIONS, STRIDE, SourceReconstruction
 from dfrec_jax.models.target_reconstruction import TargetReconstruction
@@ -19,7 +19,7 @@ from dfrec_jax.models.target_reconstruction import TargetReconstruction
 # Mean and standard deviation of RGB in [0, 1].
 NORMALISATIONS = {
   'none': None,
-  'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  'imagenet': (layers.IMAGENET_MEAN, layers.IMAGENET_STD),
 }
 
 

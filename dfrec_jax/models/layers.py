@@ -16,6 +16,10 @@ import numpy as np
 Dtype = Any
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
 
+# Mean and standard deviation of RGB in [0, 1], which networks pretrained on ImageNet expect.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 # Logical axes of convolution kernels (height, width, in, out). A 1x1 kernel has the same rank.
 CONV_AXES = (None, None, 'conv_in', 'conv_out')
 

@@ -92,12 +92,12 @@ class TargetReconstruction(nn.Module):
     """
     self._check(image)
     patches = patchify(image, self.patch)
-    tokens = self._encode(patches, kept, train)
+    tokens = self._encode(patches, kept)
     x = self._fuse(tokens, kept, masked, target_tokens)
     if self.forged_tokens:
       pixels = self._project('forged_embedding', patches.astype(self.dtype))
       x = x.at[:, self._leading : self._leading + patches.shape[1]].add(pixels)
-    x = self._transformer('decoder', x, train)
+    x = self._transformer('decoder', x)
     # Patch j is the decoder's token j in published indexing, j + 1 behind a class token that is
     # not counted; tokens of the target come last.
     x = take(x, masked + self._leading)
@@ -127,7 +127,7 @@ class TargetReconstruction(nn.Module):
       if given not in known:
         raise ValueError(f'Unknown {what} {given!r}; choose from {", ".join(known)}.')
 
-  def _encode(self, patches, kept, train):
+  def _encode(self, patches, kept):
     """The encoder's tokens of the kept patches, behind the class token in aligned indexing."""
     embed = layers.dense(self.width, ('patch', 'embed'), dtype=self.dtype, name='patch_embedding')
     class_token = self._token('class_token', self.width)
@@ -141,7 +141,7 @@ class TargetReconstruction(nn.Module):
       tokens = embed(take(patches, kept)) + positions[0, kept + 1]
       first = jnp.broadcast_to(class_token + positions[:, :1], (len(kept), 1, self.width))
       tokens = jnp.concatenate([first, tokens], axis=1)
-    return self._transformer('encoder', tokens, train)
+    return self._transformer('encoder', tokens)
 
   def _fuse(self, tokens, kept, masked, target_tokens):
     """The decoder's input (B, N + 1 [+ h * w], decoder width)."""
@@ -205,11 +205,11 @@ class TargetReconstruction(nn.Module):
   def _project(self, name, x):
     return layers.dense(self.decoder_width, (None, 'embed'), dtype=self.dtype, name=name)(x)
 
-  def _transformer(self, name, x, train):
+  def _transformer(self, name, x):
     of = 'decoder_' if name == 'decoder' else ''
     depth, heads, mlp = (getattr(self, of + size) for size in ('depth', 'heads', 'mlp'))
     transformer = vit.Transformer(depth, heads, mlp, remat=self.remat, dtype=self.dtype, name=name)
-    return transformer(x, train=train)
+    return transformer(x)
 
   def _token(self, name, width):
     init = layers.named(layers.token_init, None, None, 'embed')

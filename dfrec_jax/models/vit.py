@@ -16,30 +16,27 @@ class Block(nn.Module):
   Attributes:
     heads: number of attention heads; the input's width is a multiple of it.
     mlp: width of the MLP's hidden layer.
-    dropout: rate, on what both branches add.
   """
 
   heads: int
   mlp: int
-  dropout: float = 0.0
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array) -> jax.Array:
     width = x.shape[-1]
     dense = lambda features, axes, name: layers.dense(features, axes, dtype=self.dtype, name=name)
-    drop = nn.Dropout(self.dropout, deterministic=not train)
 
     y = layers.layer_norm(dtype=self.dtype, name='norm_1')(x)
     qkv = dense(3 * width, ('embed', 'heads'), 'qkv')(y)
     # (B, T, 3 D) to three times (B, T, heads, D / heads)
     q, k, v = jnp.split(qkv.reshape(*qkv.shape[:2], 3 * self.heads, -1), 3, axis=2)
     y = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
-    x = x + drop(dense(width, ('heads', 'embed'), 'out')(y))
+    x = x + dense(width, ('heads', 'embed'), 'out')(y)
 
     y = layers.layer_norm(dtype=self.dtype, name='norm_2')(x)
     y = nn.gelu(dense(self.mlp, ('embed', 'mlp'), 'mlp_1')(y), approximate=False)
-    return x + drop(dense(width, ('mlp', 'embed'), 'mlp_2')(y))
+    return x + dense(width, ('mlp', 'embed'), 'mlp_2')(y)
 
 
 class Transformer(nn.Module):
@@ -55,14 +52,13 @@ class Transformer(nn.Module):
   depth: int
   heads: int
   mlp: int
-  dropout: float = 0.0
   remat: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array) -> jax.Array:
     def body(block, x, _):
-      return block(x, train), None
+      return block(x), None
 
     if self.remat:
       # Inside a loop nothing can be merged with the forward pass, so nothing need prevent it.
@@ -70,11 +66,11 @@ class Transformer(nn.Module):
     scan = nn.scan(
       body,
       variable_axes={'params': 0},
-      split_rngs={'params': True, 'dropout': True},
+      split_rngs={'params': True},
       length=self.depth,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
-    block = Block(self.heads, self.mlp, self.dropout, self.dtype, name='blocks')
+    block = Block(self.heads, self.mlp, self.dtype, name='blocks')
     x, _ = scan(block, x.astype(self.dtype), None)
     return layers.layer_norm(dtype=self.dtype, name='norm')(x)
 
