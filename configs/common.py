@@ -202,7 +202,7 @@ def finish(
   if args.runlocal:
     given = config.copy_and_resolve_references()
     _shrink(config)
-    if 'root' in args.given:
+    if {'root', 'train', 'eval'} & set(args.given):
       config.data.update(kind=given.data.kind)
     if 'encoder' in args.given:
       config.loss.update(given.loss)

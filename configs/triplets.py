@@ -43,9 +43,10 @@ def get_config(arguments: str | None = None):
   config.checkpoint_every = 300
   config.eval_every = 600
   common.use_face_encoder(config, args.encoder)
-  # So short a training leaves the source near the forged image; without this it becomes a pattern
-  # that pleases the encoder.
-  config.loss.weights.anchor = 10.0
+  if config.loss.weights.identity:
+    # The true source is another photograph: without an anchor the recovered one becomes a pattern
+    # that pleases the encoder.
+    config.loss.weights.anchor = 10.0
   # Both terms would compare the same maps of the one encoder at hand; L_attr does.
   config.loss.weights.perceptual = 0.0
   return common.finish(config, args)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import dataclasses
 import json
 from typing import Any
+import zipfile
 
 from etils import epath
 from flax import linen as nn
@@ -23,6 +24,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from dfrec_jax import sharding, trees
 from dfrec_jax.errors import InputError
 from dfrec_jax.model_file import is_model_file, read_model_file
+from dfrec_jax.models import layers
 from dfrec_jax.models.dfrec import DFREC
 from dfrec_jax.train_state import TrainState
 
@@ -54,12 +56,7 @@ def build_model(config: ml_collections.ConfigDict | Mapping[str, Any]) -> DFREC:
       f'config.model has missing or unknown fields: {", ".join(sorted(wrong))}; it was written by '
       'another version, or by hand.'
     )
-  try:
-    dtype = jnp.dtype(settings['dtype'])
-  except TypeError as error:
-    raise InputError(
-      f'config.model.dtype is {settings["dtype"]!r}; it is float32 or bfloat16.'
-    ) from error
+  dtype = layers.compute_dtype('config.model.dtype', settings['dtype'])
   model = DFREC(**{**settings, 'dtype': dtype})
   model.check_settings()
   return model
@@ -72,6 +69,11 @@ def init_variables(model: DFREC, key: jax.Array) -> Any:
   return model.init({'params': params, 'masking': masking}, image, train=False)
 
 
+def differing_settings(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+  """Names of the `config.model` settings for which the same weights would mean something else."""
+  return [name for name in given if name not in _CHANGEABLE and stored.get(name) != given[name]]
+
+
 class Checkpointer:
   """Saves and restores a run in its workdir.
 
@@ -82,6 +84,7 @@ class Checkpointer:
   def __init__(self, workdir: str, config: ml_collections.ConfigDict):
     self._workdir = epath.Path(workdir)
     self._config = config
+    self._config_is_written = False
     self._check_same_model()
     settings = config.checkpoint
     sign = -1 if settings.best_metric_is_low else 1
@@ -112,9 +115,7 @@ class Checkpointer:
     if path.exists():
       stored = _read_config(path)['model']
       given = json.loads(self._config.model.to_json())
-      differing = [
-        name for name in given if name not in _CHANGEABLE and stored.get(name) != given[name]
-      ]
+      differing = differing_settings(stored, given)
       if differing:
         was = ', '.join(f'{name}={stored.get(name)}' for name in differing)
         asked = ', '.join(f'{name}={given[name]}' for name in differing)
@@ -141,8 +142,10 @@ class Checkpointer:
     step = int(state.step)
     if step == self.latest_step:
       return
-    if self.latest_step is None and jax.process_index() == 0:
+    if not self._config_is_written and jax.process_index() == 0:
+      # Also of a resumed run: some settings may have changed.
       write_json(self._workdir / CONFIG, json.loads(self._config.to_json_best_effort()))
+    self._config_is_written = True
     usable = metrics and metrics.get(self._config.checkpoint.best_metric) is not None
     self._manager.save(
       step,
@@ -208,18 +211,22 @@ def load_model(path: str, *, mesh: jax.sharding.Mesh | None = None) -> LoadedMod
   options = ocp.CheckpointManagerOptions(read_only=True)
   with ocp.CheckpointManager(_absolute(workdir / CHECKPOINTS), options=options) as manager:
     wanted = {'ema': _abstract_variables(model, mesh)}
-    restored = manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-          item=wanted,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-          partial_restore=True,
-        )
-      ),
+    args = ocp.args.Composite(
+      state=ocp.args.PyTreeRestore(
+        item=wanted,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+        partial_restore=True,
+      )
     )
-  variables = restored['state']['ema']
-  return LoadedModel(model, variables, config, step, str(workdir), _read_unused(workdir))
+    try:
+      restored = manager.restore(step, args=args)
+      unused = _read_unused(workdir)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+      raise InputError(
+        f'Step {step} of {workdir} is damaged; evaluate another step or train again. '
+        f'({type(error).__name__}: {str(error).splitlines()[0]})'
+      ) from error
+  return LoadedModel(model, restored['state']['ema'], config, step, str(workdir), unused)
 
 
 def _abstract_variables(model: DFREC, mesh: jax.sharding.Mesh | None) -> Any:
@@ -268,17 +275,22 @@ def save_converted(
   beside = folder.parent / f'.{folder.name}.part'
   if beside.exists():
     beside.rmtree()
-  beside.mkdir(parents=True)
-  write_json(beside / CONFIG, config)
-  if variables.get('unused'):
-    flat = traverse_util.flatten_dict(variables['unused'], sep='/')
-    with (beside / UNUSED).open('wb') as file:
-      np.savez(file, **flat)
-  ema = {name: variables[name] for name in ('params', 'batch_stats')}
-  with ocp.CheckpointManager(beside / CHECKPOINTS) as manager:
-    manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave({'ema': ema})))
-    manager.wait_until_finished()
-  beside.rename(folder)
+  try:
+    beside.mkdir(parents=True)
+    write_json(beside / CONFIG, config)
+    if variables.get('unused'):
+      flat = traverse_util.flatten_dict(variables['unused'], sep='/')
+      with (beside / UNUSED).open('wb') as file:
+        np.savez(file, **flat)
+    ema = {name: variables[name] for name in ('params', 'batch_stats')}
+    with ocp.CheckpointManager(beside / CHECKPOINTS) as manager:
+      manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave({'ema': ema})))
+      manager.wait_until_finished()
+    beside.rename(folder)
+  except Exception as error:
+    if beside.exists():
+      beside.rmtree()
+    raise InputError(f'{path} cannot be written: {error}') from error
 
 
 def _read_unused(workdir: epath.Path) -> dict[str, Any]:
@@ -343,7 +355,9 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
   except ValueError as error:
     raise InputError(f'{path} is not the configuration of a run: {error}.') from error
   if not isinstance(config, dict) or not {'model', 'checkpoint'} <= set(config):
-    raise InputError(f'{path} is not the configuration of a run: it has no model section.')
+    raise InputError(
+      f'{path} is not the configuration of a run: it lacks the section model or checkpoint.'
+    )
   return config
 
 

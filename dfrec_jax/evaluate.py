@@ -17,7 +17,16 @@ import numpy as np
 from dfrec_jax import figures, metrics, sharding
 from dfrec_jax.checkpointing import load_model, write_json
 from dfrec_jax.encoders.registry import load_encoder
-from dfrec_jax.measurements import PRISTINE, Embedder, format_table, measure, summarise, table
+from dfrec_jax.errors import InputError
+from dfrec_jax.measurements import (
+  COLUMNS,
+  PRISTINE,
+  Embedder,
+  format_table,
+  measure,
+  summarise,
+  table,
+)
 from dfrec_jax.models.dfrec import DFREC
 from dfrec_jax.recovery import Batch, Recovery, recover_batch
 from dfrec_jax.train_step import make_predict_step
@@ -52,9 +61,9 @@ def evaluate_checkpoint(config: ml_collections.ConfigDict, workdir: str, checkpo
     InputError: no such checkpoint, or the data cannot be used.
   """
   mesh = sharding.make_mesh(config.mesh)
-  source = make_source(config.data, 'eval', seed=config.seed)
   with jax.set_mesh(mesh):
     loaded = load_model(checkpoint, mesh=mesh)
+    source = make_source(config.data, 'eval', seed=config.seed)
     logging.info('Evaluating step %d of %s.', loaded.step, loaded.path)
     evaluator = Evaluator(loaded.model, config, source, mesh)
     result = evaluator(loaded.variables)
@@ -94,6 +103,7 @@ class Evaluator:
     sharding.check_batch_size(config.batch_size, mesh)
     encoder = config.metric_encoder
     self._embed = Embedder(load_encoder(encoder.name, encoder.weights)) if encoder.weights else None
+    _check_best_metric(config.checkpoint.best_metric, self._embed is not None)
 
   def __call__(
     self,
@@ -119,6 +129,17 @@ class Evaluator:
     )
     return evaluate(
       recover, batches, self._embed, figure_rows=config.figure_rows, should_stop=should_stop
+    )
+
+
+def _check_best_metric(name: str, measures_identity: bool) -> None:
+  if name not in COLUMNS:
+    raise InputError(
+      f'config.checkpoint.best_metric is {name!r}; the metrics are {", ".join(COLUMNS)}.'
+    )
+  if name.endswith('_identity') and not measures_identity:
+    raise InputError(
+      f'config.checkpoint.best_metric is {name}, which needs config.metric_encoder.weights.'
     )
 
 

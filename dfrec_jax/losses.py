@@ -1,7 +1,7 @@
 """The terms of DFREC's objective (section 3 of the paper), each a pure function.
 
-Every term is a float32 scalar, a mean over the examples that count: `weights` (B,) is 1 for those
-and 0 for the others, and a batch without any gives 0.
+Every term is a float32 scalar, a mean over the examples by their `weights` (B,), 0 for those that
+do not count; a batch without any that counts gives 0.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import optax
 
 
 def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-  """Mean of `values` (B,) over the examples of weight 1; 0 where there is none."""
+  """Mean of `values` (B,) by `weights` (B,) in [0, 1]; less where these sum to less than 1."""
   return (values * weights).sum() / jnp.maximum(weights.sum(), 1.0)
 
 

@@ -36,12 +36,17 @@ _EMBED_SIDES = (112, 160, 224, 256)
 
 
 class Embedder:
-  """Identity embeddings of images of any size, brought to the nearest of a few sides."""
+  """Identity embeddings of images of any size, stretched to the nearest of a few square sizes.
+
+  It computes on one device of this process: each process has images of its own.
+  """
 
   def __init__(self, encoder: FrozenEncoder):
     if encoder.embed is None:
       raise InputError(f'The encoder {encoder.name} embeds no identity; name a face encoder.')
-    self._params = encoder.params
+    self._mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), ('data',))
+    self._here = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec())
+    self._params = jax.device_put(encoder.params, self._here)
     self._embed = jax.jit(lambda params, x: encoder.embed(params, x.astype(np.float32) / 255))
 
   def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -56,7 +61,9 @@ class Embedder:
         chunk = indices[start : start + _EMBED_BATCH]
         batch = np.zeros((_EMBED_BATCH, side, side, 3), np.uint8)
         batch[: len(chunk)] = [resize(images[i], side) for i in chunk]
-        for i, embedding in zip(chunk, np.asarray(self._embed(self._params, batch)), strict=False):
+        with jax.set_mesh(self._mesh):
+          embeddings = self._embed(self._params, jax.device_put(batch, self._here))
+        for i, embedding in zip(chunk, np.asarray(embeddings), strict=False):
           result[i] = embedding
     return np.stack(result)
 

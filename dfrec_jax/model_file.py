@@ -28,17 +28,25 @@ def is_model_file(path: str) -> bool:
 def write_model_file(
   path: str, variables: Mapping[str, Any], config: Mapping[str, Any], step: int
 ) -> None:
-  """Writes collections of nested arrays with their configuration, beside and renamed."""
+  """Writes collections of nested arrays with their configuration, beside and renamed.
+
+  Raises:
+    InputError: the file cannot be written.
+  """
   arrays = {
     name: np.asarray(array, order='C')
     for name, array in traverse_util.flatten_dict(dict(variables), sep='/').items()
   }
   metadata = {'format': _FORMAT, 'config': json.dumps(config), 'step': str(step)}
   place = epath.Path(path)
-  place.parent.mkdir(parents=True, exist_ok=True)
   beside = place.parent / f'.{place.name}.part'
-  save_file(arrays, str(beside), metadata)
-  beside.replace(place)
+  try:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    save_file(arrays, str(beside), metadata)
+    beside.replace(place)
+  except (OSError, SafetensorError) as error:
+    beside.unlink(missing_ok=True)
+    raise InputError(f'{path} cannot be written: {error}.') from error
 
 
 def read_model_file(path: str) -> tuple[dict[str, Any], dict[str, Any], int]:
@@ -58,7 +66,9 @@ def read_model_file(path: str) -> tuple[dict[str, Any], dict[str, Any], int]:
           '`python -m dfrec_jax.convert from_torch`.'
         )
       arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-  except SafetensorError as error:
+    config, step = json.loads(metadata['config']), int(metadata['step'])
+  except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    if isinstance(error, InputError):
+      raise
     raise InputError(f'{path} is damaged or no .safetensors file: {error}.') from error
-  variables = traverse_util.unflatten_dict(arrays, sep='/')
-  return variables, json.loads(metadata['config']), int(metadata['step'])
+  return traverse_util.unflatten_dict(arrays, sep='/'), config, step

@@ -12,6 +12,7 @@ import ml_collections
 from dfrec_jax import losses
 from dfrec_jax.encoders.registry import FrozenEncoder, load_encoder
 from dfrec_jax.errors import InputError
+from dfrec_jax.models import layers
 from dfrec_jax.models.dfrec import Outputs
 from dfrec_jax.models.target_reconstruction import patchify, take
 
@@ -47,6 +48,7 @@ def load_encoders(config: ml_collections.ConfigDict) -> Encoders:
     InputError: a term has a weight and its encoder has no weights.
   """
   loaded, by_file = {}, {}
+  dtype = layers.compute_dtype('config.loss.encoder_dtype', config.encoder_dtype)
   for setting, terms in _TERMS_OF_ENCODER.items():
     weighted = [f'config.loss.weights.{term}' for term in terms if config.weights[term]]
     if not weighted:
@@ -59,7 +61,7 @@ def load_encoders(config: ml_collections.ConfigDict) -> Encoders:
       )
     key = (encoder.name, encoder.weights)
     if key not in by_file:
-      by_file[key] = load_encoder(*key, dtype=jnp.dtype(config.encoder_dtype))
+      by_file[key] = load_encoder(*key, dtype=dtype)
     loaded[setting] = by_file[key]
     if setting == 'identity_encoder' and by_file[key].embed is None:
       raise InputError(f'The encoder {encoder.name} embeds no identity; name a face encoder.')

@@ -46,10 +46,12 @@ def train(
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     init = functools.partial(checkpointing.init_variables, model)
     initialise, abstract = plan_state(init, tx, mesh)
+    fresh = checkpointer.latest_step is None
+    given = starting_point.read(config, model, abstract, mesh) if fresh else None
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     iterator = _training_batches(config, sources['train'], mesh)
-    if checkpointer.latest_step is None:
-      state = starting_point.apply(initialise(init_key), config, model, mesh)
+    if fresh:
+      state = starting_point.start(initialise(init_key), given)
     else:
       state = checkpointer.restore(abstract, iterator)
       logging.info('Resuming %s at step %d.', workdir, int(state.step))

@@ -35,7 +35,9 @@ def make_source(config: ml_collections.ConfigDict, split: str, *, seed: int) -> 
 
 
 class Spread:
-  """At most `examples` of a source, spread evenly over it.
+  """At most `examples` of a source, the same ones each time, in its order.
+
+  They are drawn, since every n-th row of a manifest that lists attacks in turn is of one attack.
 
   Attributes:
     labels: (n,) int32 of its examples, where the source tells them.
@@ -44,7 +46,7 @@ class Spread:
   def __init__(self, source: Any, examples: int):
     self._source = source
     count = min(examples, len(source))
-    self._chosen = np.arange(count) * len(source) // max(count, 1)
+    self._chosen = np.sort(np.random.default_rng(0).permutation(len(source))[:count])
     if hasattr(source, 'labels'):
       self.labels = source.labels[self._chosen]
 

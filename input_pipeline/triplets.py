@@ -45,7 +45,8 @@ class Triplets:
     Args:
       root: the folder; may be a `gs://` path.
       manifest: the manifest's path, relative to `root`.
-      check: whether to look at the header and the end of every image now, in parallel threads.
+      check: whether to look at the header and the end of every photograph, and at every mask, now,
+        in parallel threads.
 
     Raises:
       ManifestError: the manifest is missing, empty or malformed, a path leads outside its folder,
@@ -115,7 +116,8 @@ class Triplets:
   def _size_or_error(self, file: tuple[str, bool]) -> tuple[int, int] | ImageError:
     name, mask = file
     try:
-      return check_image(self._folder / name, mask=mask)
+      # Of a mask only the pixels show whether it is one; they decode in no time.
+      return read_mask(self._folder / name).shape if mask else check_image(self._folder / name)
     except ImageError as error:
       return error
 
@@ -189,7 +191,12 @@ def _read_manifest(path: epath.Path) -> tuple[list[int], list[dict[str, str]]]:
   except UnicodeDecodeError as error:
     raise ManifestError(f'The manifest {path} is not UTF-8 text; save it as CSV, UTF-8.') from error
   reader = csv.reader(io.StringIO(text, newline=''), skipinitialspace=True)
-  columns = [name.strip() for name in next(reader, [])]
+  try:
+    columns = [name.strip() for name in next(reader, [])]
+  except csv.Error as error:
+    raise ManifestError(
+      f'{path}, line 1 is not CSV ({error}); look for a quote that is not closed.'
+    ) from error
   if missing := [name for name in REQUIRED_COLUMNS if name not in columns]:
     found = ', '.join(columns) or 'none'
     raise ManifestError(

@@ -75,7 +75,8 @@ def converted(state, tmp_path_factory):
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_round_trip_is_bit_for_bit(state, converted, tmp_path, suffix):
   out = str(tmp_path / f'out{suffix}')
-  assert 'cannot load it' not in convert.to_torch(converted, out)
+  # The authors' code is of one size.
+  assert 'since the model has size=test' in convert.to_torch(converted, out)
   written = torch_files.load(out)
   for name, arrays in state.items():
     parity.assert_same_tensors(written[name], arrays)
@@ -142,7 +143,7 @@ def test_a_misshapen_tensor_of_the_segmentation_is_named(state, tmp_path):
   broken = dict(state['state_dict'])
   broken['encoder._blocks.1._se_reduce.bias'] = np.zeros(99, np.float32)
   source = save(tmp_path / 'in.pth', {**state, 'state_dict': broken})
-  with pytest.raises(InputError, match=r'block_1/squeeze_excite/reduce/bias has shape \(99,\)'):
+  with pytest.raises(InputError, match=r'_blocks.1._se_reduce.bias has shape \(99,\) instead of'):
     convert.from_torch(source, str(tmp_path / 'out'), **HEADS)
 
 
@@ -150,7 +151,8 @@ def test_a_misshapen_tensor_of_the_segmentation_is_named(state, tmp_path):
   ('content', 'says'),
   [
     (b'no checkpoint', 'cannot be read as a PyTorch file'),
-    ({'epoch': 3}, 'has no state_dict, recover1_state_dict, recover2_state_dict'),
+    ({'epoch': 3}, 'missing state_dict; missing recover1_state_dict; missing recover2_state_dict'),
+    ({'state_dict': None, 'x': torch.ones(2)}, 'missing state_dict; .*extra x'),
     ({'state_dict': zipfile.ZipInfo('x')}, 'Python objects besides tensors'),
     (None, 'There is no file'),
   ],
@@ -174,11 +176,17 @@ def test_a_truncated_checkpoint_is_refused(state, tmp_path):
     convert.from_torch(str(path), str(tmp_path / 'out'))
 
 
-def test_unknown_heads_are_asked_for(state, tmp_path):
-  other = {**state, 'recover2_state_dict': dict(state['recover2_state_dict'])}
-  other['recover2_state_dict']['backbone.class_token'] = np.zeros((1, 1, 48), np.float32)
+def test_unknown_heads_are_asked_for(tmp_path):
+  size = f'{SIZE}+width=48'
+  model_settings = settings(**{**PUBLISHED, 'size': size, 'image_size': 32})
+  arrays = published.to_torch(random_variables(model_settings), size)
+  source = save(tmp_path / 'in.pth', arrays)
   with pytest.raises(InputError, match='give it as --heads'):
-    convert.from_torch(save(tmp_path / 'in.pth', other), str(tmp_path / 'out'))
+    convert.from_torch(source, str(tmp_path / 'out'))
+  with pytest.raises(InputError, match='cannot be divided among 5 heads: correct --heads'):
+    convert.from_torch(source, str(tmp_path / 'out'), heads=5)
+  convert.from_torch(source, str(tmp_path / 'out'), heads=3)
+  assert checkpointing.load_model(str(tmp_path / 'out')).config.model.size.count('heads=3') == 1
 
 
 def test_nothing_is_overwritten(converted):
@@ -250,17 +258,17 @@ def test_training_starts_from_a_checkpoint(aligned):
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   with jax.set_mesh(mesh):
     model, state = _zeros(config, mesh)
-    started = starting_point.apply(state, config, model, mesh)
+    started = starting_point.start(state, starting_point.read(config, model, state, mesh))
     jax.tree.map(np.testing.assert_array_equal, started.params, variables['params'])
     jax.tree.map(np.testing.assert_array_equal, started.ema, variables)
     assert int(started.step) == 0
-    config.model.size = SIZE
-    model, state = _zeros(config, mesh)
-    with pytest.raises(InputError, match='is of another model'):
-      starting_point.apply(state, config, model, mesh)
+    # Of equal shapes, and of another meaning.
+    config.model.target_residual = False
+    with pytest.raises(InputError, match='target_residual=True there and False'):
+      starting_point.read(config, model, state, mesh)
     config.pretrained.vit = 'vit.pth'
     with pytest.raises(InputError, match='give one of them'):
-      starting_point.apply(state, config, model, mesh)
+      starting_point.read(config, model, state, mesh)
 
 
 @pytest.mark.slow

@@ -2,12 +2,17 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
 
-from dfrec_jax import evaluate, figures, measurements
-from dfrec_jax.checkpointing import write_json
+from configs import quickstart
+from dfrec_jax import evaluate, figures, measurements, sharding
+from dfrec_jax.checkpointing import build_model, write_json
+from dfrec_jax.encoders.registry import FrozenEncoder
+from dfrec_jax.errors import InputError
 from dfrec_jax.recovery import Recovery
 from dfrec_jax.resolution import mask_to_photograph, to_photograph
 from input_pipeline.loader import eval_batches
@@ -88,6 +93,51 @@ def test_without_an_encoder_identity_is_null(faces):
 def test_an_evaluation_can_be_given_up(faces):
   batches = eval_batches(faces, batch_size=4, image_size=32)
   assert evaluate.evaluate(None, batches, None, figure_rows=1, should_stop=lambda: True) is None
+
+
+class _Turns:
+  """A source whose examples are of four attacks in turn."""
+
+  labels = np.ones(64, np.int32)
+
+  def __len__(self):
+    return 64
+
+  def __getitem__(self, index):
+    return index % 4
+
+
+def test_part_of_a_source_holds_every_attack():
+  part = Spread(_Turns(), 16)
+  assert len(part) == len(part.labels) == 16
+  assert {part[i] for i in range(16)} == {0, 1, 2, 3}
+  assert [part[i] for i in range(16)] == [Spread(_Turns(), 16)[i] for i in range(16)]
+  assert len(Spread(_Turns(), 100)) == 64
+
+
+def test_embedder_keeps_the_order_of_images_of_many_sizes():
+  # Embeds the mean colour, and the side that it was given.
+  encoder = FrozenEncoder(
+    name='mean',
+    params=jnp.ones(3),
+    embed=lambda p, x: jnp.concatenate([p * x.mean((1, 2)), 0 * x[:, 0, 0] + x.shape[1]], -1),
+    both=None,
+  )
+  sides = [160, 100, 160, 300, 200, 130] * 7
+  images = [np.full((side, side, 3), i, np.uint8) for i, side in enumerate(sides)]
+  with jax.set_mesh(jax.make_mesh((8,), ('data',))):
+    found = measurements.Embedder(encoder)(images)
+  np.testing.assert_allclose(found[:, 0] * 255, np.arange(len(images)), rtol=1e-4, atol=1e-4)
+  assert found[:6, 3].tolist() == [160, 112, 160, 256, 224, 112]
+
+
+def test_a_metric_that_is_not_measured_cannot_choose_the_best(faces):
+  config = quickstart.get_config('runlocal')
+  model, mesh = build_model(config.model), sharding.make_mesh(config.mesh)
+  for name, says in (('target_pnsr', 'the metrics are'), ('target_identity', 'metric_encoder')):
+    config.checkpoint.best_metric = name
+    with pytest.raises(InputError, match=f'best_metric is .*{name}.*{says}'):
+      evaluate.Evaluator(model, config, faces, mesh)
 
 
 def test_pristine_rows_are_evaluated_once(tmp_path):

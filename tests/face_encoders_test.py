@@ -211,7 +211,9 @@ class TestFiles:
     path = tmp_path / 'a.safetensors'
     save_file(ARRAYS, path)
     parity.assert_same_tensors(weights.read_arrays(path), ARRAYS)
-    flat = {f'{net}.a.weight': np.full(2, i) for i, net in enumerate(torch_files.NETWORKS)}
+    flat = {
+      f'{net}.a.weight': np.full(2, i) for i, net in enumerate(torch_files.DICTIONARIES.values())
+    }
     save_file(flat, path)
     nested = torch_files.load(path)
     assert list(nested['recover2_state_dict']) == ['a.weight']

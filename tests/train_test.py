@@ -239,6 +239,7 @@ _IMAGES = {
   '16-bit': (np.zeros((32, 32), np.uint16), 'target.png'),
   'alpha': (np.zeros((32, 32, 4), np.uint8), 'target.png'),
   'another size': (np.zeros((24, 32), np.uint8), 'mask.png'),
+  'ones instead of 255': (np.ones((32, 32), np.uint8), 'mask.png'),
 }
 
 

@@ -6,6 +6,7 @@ python -m dfrec_jax.convert to_file IN OUT.safetensors
 """
 
 import argparse
+from collections.abc import Mapping
 import importlib.util
 import json
 import pathlib
@@ -42,34 +43,31 @@ def from_torch(
   """
   if pathlib.Path(out).exists():
     raise InputError(f'{out} exists already; name another folder.')
+  if model_file.is_model_file(out):
+    raise InputError(f'{out} will be a folder: give a name without {model_file.SUFFIX}.')
+  stored_config = json.loads(_common_config(config).to_json_best_effort())
   state = torch_files.load(source)
-  missing = [name for name in torch_files.DICTIONARIES.values() if name not in state]
-  if missing:
-    raise InputError(
-      f'{source} has no {", ".join(missing)}: a checkpoint of DFREC holds '
-      f'{", ".join(torch_files.DICTIONARIES.values())}.'
-    )
-  networks = {
-    network: torch_files.unwrap(state[name], source)
-    for network, name in torch_files.DICTIONARIES.items()
-  }
-  networks['ism'], headless = published.add_class_head(networks['ism'])
+  networks, headless = _networks(source, state)
   stored = state.get('config')
-  if stored:
-    config_dict = _parse_config(source, stored)
-  else:
-    config_dict = json.loads(_common_config(config).to_json_best_effort())
-    config_dict['model'] |= published.read_model_settings(networks, heads, decoder_heads)
+  if stored and (heads or decoder_heads):
+    raise InputError(
+      f'{source} holds its own configuration: leave out --heads and --decoder_heads.'
+    )
   try:
-    variables = published.from_torch(networks, config_dict['model'])
+    variables = published.from_torch(networks)
+    if stored:
+      written = _parse_config(source, stored)
+      stored_config = {**(stored_config if config else written), 'model': written['model']}
+    else:
+      stored_config['model'] |= published.read_model_settings(networks, heads, decoder_heads)
+    published.check_fit(variables, stored_config['model'])
   except InputError as error:
     raise InputError(f'{source} cannot be converted. {error}') from error
-  step = int(state.get('epoch') or 0)
-  checkpointing.save_converted(out, config_dict, variables, step)
+  checkpointing.save_converted(out, stored_config, variables, _step(source, state))
   count = sum(np.size(x) for x in _leaves(variables['params']))
   words = (
-    f'{out}: {count:,} parameters, size {config_dict["model"]["size"]}, '
-    f'{config_dict["model"]["indexing"]} indexing, {config_dict["model"]["image_size"]} pixels.'
+    f'{out}: {count:,} parameters, size {stored_config["model"]["size"]}, '
+    f'{stored_config["model"]["indexing"]} indexing, {stored_config["model"]["image_size"]} pixels.'
   )
   if headless:
     words += ' The checkpoint has no classification head: every image will score 0.5.'
@@ -106,10 +104,40 @@ def to_file(source: str, out: str) -> str:
   """Writes parameters and configuration as one `.safetensors` file, which `load_model` reads."""
   if not model_file.is_model_file(out):
     raise InputError(f'{out} must end in {model_file.SUFFIX}.')
+  torch_export.check_writable(out)
   loaded = checkpointing.load_model(source)
   config = json.loads(loaded.config.to_json_best_effort())
   model_file.write_model_file(out, _host(loaded), config, loaded.step)
   return f'{out}: step {loaded.step} of {loaded.path}, with its configuration.'
+
+
+def _networks(source: str, state: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+  """The tensors of each network, and whether the class head was missing."""
+  names = torch_files.DICTIONARIES
+  problems = [
+    f'missing {name}' for name in names.values() if not isinstance(state.get(name), Mapping)
+  ]
+  problems += [
+    f'extra {name}'
+    for name, value in state.items()
+    if name not in names.values() and np.ndim(value)
+  ]
+  if problems:
+    raise InputError(
+      f'{source} is no checkpoint of DFREC, which holds {", ".join(names.values())}: '
+      f'{"; ".join(problems)}.'
+    )
+  networks = {network: torch_files.unwrap(state[name], source) for network, name in names.items()}
+  networks['ism'], headless = published.add_class_head(networks['ism'])
+  return networks, headless
+
+
+def _step(source: str, state: dict[str, Any]) -> int:
+  epoch = state.get('epoch') or 0
+  try:
+    return max(int(epoch), 0)
+  except (TypeError, ValueError) as error:
+    raise InputError(f'{source} has an epoch that is no number: {epoch!r}.') from error
 
 
 def _host(loaded: checkpointing.LoadedModel) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dfrec_jax import masking, trees
@@ -20,6 +21,7 @@ from dfrec_jax.convert.torch_files import DICTIONARIES
 from dfrec_jax.errors import InputError
 from dfrec_jax.models import efficientnet, sizes
 from dfrec_jax.models.dfrec import PUBLISHED
+from dfrec_jax.models.identity_segmentation import IdentitySegmentation
 
 Arrays = Mapping[str, np.ndarray]
 _CLASS_HEAD = ('classification_head.3.weight', 'classification_head.3.bias')
@@ -51,7 +53,7 @@ def read_model_settings(
       known size of the same width has.
 
   Raises:
-    InputError: the number of heads is not known.
+    InputError: the number of heads is not known or does not fit, or the positions are no grid's.
   """
   sirm_arrays, tirm_arrays = networks['sirm'], networks['tirm']
   read = tirm.read_sizes(tirm_arrays)
@@ -69,7 +71,20 @@ def read_model_settings(
     aspp_channels=aspp,
     low_level_channels=low_level,
   )
-  grid = math.isqrt(read['tokens'] - 1)
+  grid = math.isqrt(max(read['tokens'] - 1, 0))
+  if grid == 0 or grid * grid + 1 != read['tokens']:
+    raise InputError(
+      f"backbone.encoder.pos_embedding has {read['tokens']} rows, which are not the class token's "
+      'and those of a square grid of patches.'
+    )
+  for name, width, count in (
+    ('heads', size.width, size.heads),
+    ('decoder_heads', size.decoder_width, size.decoder_heads),
+  ):
+    if count < 1 or width % count:
+      raise InputError(
+        f'A width of {width} cannot be divided among {count} heads: correct --{name}.'
+      )
   patches, kept = grid * grid, sirm.read_token_count(sirm_arrays)
   ratio = PUBLISHED['mask_ratio']
   if masking.kept_count(patches, ratio, 'published') != kept:
@@ -82,25 +97,19 @@ def read_model_settings(
   }
 
 
-def from_torch(networks: Mapping[str, Arrays], settings: Mapping[str, Any]) -> dict[str, Any]:
-  """The collections `params`, `batch_stats` and `unused` of a model of these settings.
+def from_torch(networks: Mapping[str, Arrays]) -> dict[str, Any]:
+  """The collections `params`, `batch_stats` and `unused` of the model that the tensors are of.
 
   Args:
     networks: tensors by `ism`, `sirm` and `tirm`.
-    settings: `config.model`.
 
   Raises:
     InputError: naming every tensor of the three networks that is missing, extra, misshapen, not
       finite or of another type.
   """
-  size = sizes.get_size(settings['size'])
   problems = [problem for name, arrays in networks.items() for problem in _values(name, arrays)]
   found = {}
-  for name, convert in (
-    ('ism', lambda arrays: ism.from_torch(arrays, size.ism_depth)),
-    ('sirm', sirm.from_torch),
-    ('tirm', tirm.from_torch),
-  ):
+  for name, convert in (('ism', _ism), ('sirm', sirm.from_torch), ('tirm', tirm.from_torch)):
     try:
       found[name] = convert(networks[name])
     except ValueError as error:
@@ -112,9 +121,16 @@ def from_torch(networks: Mapping[str, Arrays], settings: Mapping[str, Any]) -> d
     for collection in ('params', 'batch_stats', 'unused')
   }
   variables['batch_stats'] = {k: tree for k, tree in variables['batch_stats'].items() if tree}
-  if problems := _misfits(variables, settings):
-    raise InputError(f'The tensors do not fit the model: {"; ".join(problems)}.')
   return variables
+
+
+def check_fit(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+  """Raises an InputError unless a model of these `config.model` settings has such variables."""
+  model = build_model(settings)
+  wanted = jax.eval_shape(lambda key: nn.unbox(init_variables(model, key)), jax.random.key(0))
+  given = {name: variables[name] for name in ('params', 'batch_stats')}
+  if problems := trees.differences(given, wanted):
+    raise InputError(f'The tensors do not fit the model: {"; ".join(problems)}.')
 
 
 def to_torch(variables: Mapping[str, Any], size: str) -> dict[str, dict[str, np.ndarray]]:
@@ -138,16 +154,13 @@ def to_torch(variables: Mapping[str, Any], size: str) -> dict[str, dict[str, np.
 
 
 def differences(settings: Mapping[str, Any]) -> list[str]:
-  """The settings for which the authors' code computes something else, as `name=value`."""
-  free = ('size', 'image_size', 'mask_ratio')
-  differing = [
+  """The settings, as `name=value`, that keep the authors' code, of one size, from loading it."""
+  same_size = sizes.get_size(settings['size']) == sizes.get_size(PUBLISHED['size'])
+  return [
     f'{name}={settings[name]}'
     for name, value in PUBLISHED.items()
-    if name not in free and settings[name] != value
+    if settings[name] != value and not (name == 'size' and same_size)
   ]
-  if channels := sizes.get_size(settings['size']).detail_channels:
-    differing.append(f'detail_channels={"-".join(map(str, channels))}')
-  return differing
 
 
 def _values(network: str, arrays: Arrays) -> Iterator[str]:
@@ -159,11 +172,26 @@ def _values(network: str, arrays: Arrays) -> Iterator[str]:
       yield f'{DICTIONARIES[network]}: {name} is not finite.'
 
 
-def _misfits(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-  """What differs from the variables that the model would initialise."""
-  model = build_model(settings)
-  wanted = jax.eval_shape(lambda key: nn.unbox(init_variables(model, key)), jax.random.key(0))
-  return trees.differences({name: variables[name] for name in ('params', 'batch_stats')}, wanted)
+def _ism(arrays: Arrays) -> dict[str, Any]:
+  """The ISM's collections; its table knows no shapes, so a module of its sizes is asked."""
+  width, depth, aspp, low_level = _ism_sizes(arrays)
+  detail = tuple(
+    shapes.size_of(arrays, f'detail.conv_{stage}_0.weight', 0, 1) for stage in range(5)
+  )
+  module = IdentitySegmentation(
+    width=width,
+    depth=depth,
+    aspp_channels=aspp,
+    low_level_channels=low_level,
+    detail_channels=detail if any(name.startswith('detail.') for name in arrays) else (),
+  )
+  init = lambda key: nn.unbox(module.init(key, jnp.zeros((1, 32, 32, 3)), train=False))
+  like = jax.tree.map(
+    lambda x: np.broadcast_to(np.float32(0), x.shape), jax.eval_shape(init, jax.random.key(0))
+  )
+  expected = {name: array.shape for name, array in ism.to_torch(like, depth).items()}
+  shapes.require(arrays, expected, ism.NETWORK)
+  return ism.from_torch(arrays, depth)
 
 
 def _ism_sizes(arrays: Arrays) -> tuple[float, float, int, int]:

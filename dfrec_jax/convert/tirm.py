@@ -22,7 +22,6 @@ _DEFAULTS = {
   'tokens': ('backbone.encoder.pos_embedding', 1, 197),
   'patch': ('backbone.conv_proj.weight', -1, 16),
   'fused': ('decoder.decoder_embed.weight', 1, 1220),
-  'classes': ('backbone.heads.head.weight', 0, 1000),
 }
 _BLOCKS = {
   'ln_1': ('layer_norm', 'norm_1'),
@@ -32,6 +31,7 @@ _BLOCKS = {
   'mlp.0': ('dense', 'mlp_1'),
   'mlp.3': ('dense', 'mlp_2'),
 }
+_CLASSES = 1000  # of the unused classifier
 # Rows that only some options have, by the name of one of them; the options are told by these.
 _FUSIONS = {'decoder.target_positions': 'sequence', 'decoder.target_projection.weight': 'add'}
 _FORGED = 'decoder.forged_embedding.weight'
@@ -76,8 +76,8 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   kernel = kernel.reshape(patch, patch, 3, width)
   params['patch_embedding'] = {**params['patch_embedding'], 'kernel': kernel}
   fill = {
-    'backbone.heads.head.weight': np.zeros((_DEFAULTS['classes'][2], width), np.float32),
-    'backbone.heads.head.bias': np.zeros(_DEFAULTS['classes'][2], np.float32),
+    'backbone.heads.head.weight': np.zeros((_CLASSES, width), np.float32),
+    'backbone.heads.head.bias': np.zeros(_CLASSES, np.float32),
   }
   variables = {key: tree for key, tree in variables.items() if key == 'unused' and tree}
   present = {
@@ -94,8 +94,8 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def read_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
   """Sizes read off the tensors, the published ones where they are missing.
 
-  `width`, `depth`, `mlp`, the same with `decoder_`, `tokens` (with the class token), `patch`,
-  `fused` (inputs of the decoder's embedding) and `classes` (of the unused classifier).
+  `width`, `depth`, `mlp`, the same with `decoder_`, `tokens` (with the class token), `patch`
+  and `fused` (inputs of the decoder's embedding).
   """
   read = {name: shapes.size_of(arrays, *where) for name, where in _DEFAULTS.items()}
   depth, decoder_depth = (_depth(arrays, name) for name in _TRANSFORMERS)
@@ -153,7 +153,7 @@ def _shapes(arrays, depths) -> shapes.Shapes:
     'backbone.encoder.pos_embedding': (1, size['tokens'], width),
     'decoder.pos_embedding': (1, size['tokens'], decoder),
     **shapes.conv('backbone.conv_proj', 3, width, size['patch']),
-    **shapes.dense('backbone.heads.head', width, size['classes']),
+    **shapes.dense('backbone.heads.head', width, _CLASSES),
     **shapes.dense('decoder.decoder_embed', size['fused'], decoder),
     **shapes.dense('decoder.prediction_head', decoder, size['patch'] ** 2 * 3),
   }

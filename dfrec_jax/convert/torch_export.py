@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from dfrec_jax.errors import InputError
@@ -32,8 +33,21 @@ def save(path: str, content: Mapping[str, Any]) -> None:
     path: `.pth` or `.pt`, as `torch.save` writes them; or `.safetensors`, where the dictionaries'
       names become prefixes, and plain values strings of the metadata.
     content: name -> {tensor's name: NumPy array}, or a plain value.
+
+  Raises:
+    InputError: the file cannot be written.
   """
   beside = pathlib.Path(path).with_name(f'.{pathlib.Path(path).name}.part')
+  try:
+    _write(path, beside, content)
+    os.replace(beside, path)
+  # A full disk shows as PyTorch's RuntimeError or safetensors' error.
+  except (OSError, RuntimeError, SafetensorError) as error:
+    beside.unlink(missing_ok=True)
+    raise InputError(f'{path} cannot be written: {error}.') from error
+
+
+def _write(path, beside, content):
   if path.endswith('.safetensors'):
     arrays, metadata = {}, {'format': 'pt'}
     for name, value in content.items():
@@ -46,7 +60,6 @@ def save(path: str, content: Mapping[str, Any]) -> None:
     torch = _torch(path)
     tensors = lambda arrays: {name: torch.from_numpy(array) for name, array in arrays.items()}
     torch.save({k: tensors(v) if isinstance(v, Mapping) else v for k, v in content.items()}, beside)
-  os.replace(beside, path)
 
 
 def _torch(path):
@@ -55,6 +68,6 @@ def _torch(path):
   except ImportError as error:
     raise InputError(
       f'Writing {path} needs PyTorch: install the extra `torch` of this package '
-      "(pip install 'dfrec_jax[torch]'), or name a .safetensors file."
+      "(pip install -e '.[torch]'), or name a .safetensors file."
     ) from error
   return torch

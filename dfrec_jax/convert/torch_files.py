@@ -132,12 +132,15 @@ def _widened(array):
 def _nested(arrays, metadata):
   """Splits the networks of the published checkpoint; other arrays are returned as they are."""
   known = set(DICTIONARIES.values())
-  if not arrays or not all(name.partition('.')[0] in known for name in arrays):
+  if not any(name.partition('.')[0] in known for name in arrays):
     return arrays
   nested: dict[str, Any] = dict(metadata)
   for name, array in arrays.items():
     network, _, tensor = name.partition('.')
-    nested.setdefault(network, {})[tensor] = array
+    if network in known:
+      nested.setdefault(network, {})[tensor] = array
+    else:
+      nested[name] = array
   return nested
 
 
@@ -148,7 +151,7 @@ def _load_torch(path):
   except ImportError as error:
     raise InputError(
       f'Reading {path} needs PyTorch: install the extra `torch` of this package '
-      "(pip install 'dfrec_jax[torch]'), or give the tensors as .npz or .safetensors."
+      "(pip install -e '.[torch]'), or give the tensors as .safetensors."
     ) from error
   with open(path, 'rb') as file:
     mappable = file.read(4) == b'PK\x03\x04'  # a zip archive; older files are pickles in a row

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfrec_jax.errors import InputError
+
 Dtype = Any
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
 
@@ -26,6 +28,13 @@ CONV_AXES = (None, None, 'conv_in', 'conv_out')
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'truncated_normal')
 dense_init = nn.initializers.xavier_uniform()
 token_init = nn.initializers.normal(0.02)
+
+
+def compute_dtype(setting: str, name: str) -> Dtype:
+  """The type of a computation from its name. Raises an InputError that names `setting`."""
+  if name not in ('float32', 'bfloat16'):
+    raise InputError(f'{setting} is {name!r}; it is float32 or bfloat16.')
+  return jnp.dtype(name)
 
 
 def named(init, *axes: str | None):

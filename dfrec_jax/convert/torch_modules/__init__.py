@@ -11,7 +11,7 @@ try:
   import torch  # noqa: F401
 except ImportError as error:
   raise InputError(
-    "DFREC's PyTorch modules need PyTorch, which is not installed: pip install 'dfrec_jax[torch]'."
+    "DFREC's PyTorch modules need PyTorch, which is not installed: pip install -e '.[torch]'."
   ) from error
 
 from dfrec_jax.convert.torch_modules.dfrec import DFREC, Outputs, load_exported
