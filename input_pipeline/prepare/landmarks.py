@@ -18,7 +18,7 @@ POINTS = 468
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _WORKER = pathlib.Path(__file__).with_name('mesh_worker.py')
 _VARIABLE = 'DFREC_LANDMARKS_PYTHON'
-_HOW = 'run `make landmarks` (it needs Python 3.9 to 3.12)'
+_HOW = 'run `make landmarks` (it needs Python 3.12 or older)'
 
 
 def interpreter() -> pathlib.Path:
