@@ -71,6 +71,16 @@ def test_ffhq_e4s_with_masks_from_the_difference(tmp_path):
       assert {of[record[f'{who}_identity'].decode()] for who in ('source', 'target')} == {split}
 
 
+def test_a_set_of_which_nothing_is_left_says_why(tmp_path, capsys):
+  raw_trees.make_ffhq_e4s(tmp_path / 'raw')
+  (tmp_path / 'raw/list.csv').write_text('swaps/1_0.png ffhq/00000.png ffhq/00000.png\n')
+  assert prepare('ffhq_e4s', tmp_path / 'raw', tmp_path) == 1
+  assert ': one person (1); see' in capsys.readouterr().err
+  (tmp_path / 'raw/list.csv').write_text('swaps/1_0.png,../ffhq/00000.png,ffhq/00001.png\n')
+  assert prepare('ffhq_e4s', tmp_path / 'raw', tmp_path) == 1
+  assert 'swap 1: it must name three files inside' in capsys.readouterr().err
+
+
 def test_strips_of_megafs_on_ffpp(tmp_path):
   raw_trees.make_megafs_ffpp(tmp_path / 'raw')
   assert prepare('megafs_ffpp', tmp_path / 'raw', tmp_path, '--encoding=png') == 0

@@ -55,10 +55,7 @@ def prepare(settings: Settings, out: pathlib.Path, workers: int) -> dict[str, An
   reports = work.run(units, task, folder, workers)
   total = summary.gather(settings, units, reports, UnitLog(settings.raw))
   if not total['examples']:
-    summary.write_unusable(folder, total)
-    raise InputError(
-      f'No photograph of {settings.raw} is usable; {folder / summary.UNUSABLE} says why.'
-    )
+    raise summary.nothing_usable(folder, total, settings.raw)
   names, points = [], []
   for unit in units:
     with np.load(_points_path(folder, unit), allow_pickle=False) as arrays:

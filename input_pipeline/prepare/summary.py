@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dfrec_jax.errors import InputError
 from input_pipeline.prepare.units import Settings, Unit, UnitLog
 from input_pipeline.prepare.work import Report, write_json
 
@@ -73,6 +74,16 @@ def write_unusable(folder: pathlib.Path, total: Summary):
   """Writes a line for each file that could not be used."""
   with open(folder / UNUSABLE, 'w', newline='') as file:
     csv.writer(file).writerows([('file', 'reason'), *total['unusable_files']])
+
+
+def nothing_usable(folder: pathlib.Path, total: Summary, raw: str) -> InputError:
+  """What to raise where no example was left; writes the list."""
+  write_unusable(folder, total)
+  reasons = collections.Counter(total['left_out']) + collections.Counter(total['unusable'])
+  most = ', '.join(f'{reason} ({count})' for reason, count in reasons.most_common(3))
+  return InputError(
+    f'No example could be made of {raw}: {most or "it is empty"}; see {folder / UNUSABLE}.'
+  )
 
 
 def as_text(summary: Summary, folder: pathlib.Path) -> str:

@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from dfrec_jax.errors import InputError
 from input_pipeline.prepare import records, registry, summary, work
 from input_pipeline.prepare.units import Settings, Unit, UnitLog
 
@@ -77,10 +76,7 @@ class FaceSwaps(tfds.core.DatasetBuilder, skip_registration=True):
     out = pathlib.Path(self.data_dir)
     total = summary.gather(settings, units, reports, listing)
     if not total['examples']:
-      summary.write_unusable(folder, total)
-      raise InputError(
-        f'No example could be made of {settings.raw}; {folder / summary.UNUSABLE} says why.'
-      )
+      raise summary.nothing_usable(folder, total, settings.raw)
     self.info.set_file_format(_FORMAT)
     self.info.set_splits(
       tfds.core.SplitDict([self._write_split(split, units, reports) for split in total['examples']])
