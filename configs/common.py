@@ -126,7 +126,10 @@ def _data() -> ml_collections.ConfigDict:
       train='train.csv',
       eval='val.csv',
       how_to_get='',
-      # `synthetic`: how many examples, of what side.
+      # `people`: the folder is `root`; `eval` is a manifest (.csv) or another folder of people,
+      # each a path of its own. If it is empty, this share of the people of `root` is held out.
+      held_out=0.05,
+      # `synthetic`, `people`: how many examples, of what side.
       train_examples=100_000,
       eval_examples=128,
       image_size=112,

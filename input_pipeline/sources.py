@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 
 from dfrec_jax.errors import InputError
+from input_pipeline.people import PeopleFolder
 from input_pipeline.synthetic import SyntheticFaces
 from input_pipeline.triplets import ManifestError, Triplets
 
@@ -15,9 +16,9 @@ def make_source(config: ml_collections.ConfigDict, split: str, *, seed: int) -> 
   """Random access to the examples of a split.
 
   Args:
-    config: `config.data`; `kind` is `synthetic` or `triplets`.
+    config: `config.data`; `kind` is `synthetic`, `triplets` or `people`.
     split: `train` or `eval`.
-    seed: of the synthetic faces.
+    seed: of the swaps that are made on request.
 
   Raises:
     InputError: an unknown kind, or data that is absent or cannot be used.
@@ -31,7 +32,25 @@ def make_source(config: ml_collections.ConfigDict, split: str, *, seed: int) -> 
     if config.how_to_get and not manifest.exists():
       raise ManifestError(f'There is no {manifest}: {config.how_to_get}')
     return Triplets(config.root, config[split])
-  raise InputError(f'config.data.kind is {config.kind!r}; it is synthetic or triplets.')
+  if config.kind == 'people':
+    return _people(config, split, seed)
+  raise InputError(f'config.data.kind is {config.kind!r}; it is synthetic, triplets or people.')
+
+
+def _people(config: ml_collections.ConfigDict, split: str, seed: int) -> Any:
+  settings = {
+    'examples': config[f'{split}_examples'],
+    'image_size': config.image_size,
+    'seed': seed,
+  }
+  if not config.eval:
+    return PeopleFolder(config.root, split=split, held_out=config.held_out, **settings)
+  if split == 'train':
+    return PeopleFolder(config.root, **settings)
+  if config.eval.endswith('.csv'):
+    manifest = epath.Path(config.eval).expanduser()
+    return Triplets(manifest.parent, manifest.name)
+  return PeopleFolder(config.eval, **settings)
 
 
 class Spread:

@@ -1,0 +1,258 @@
+"""FaceForensics++ (Rössler et al. 2019): videos in the official tree, pairs by the official lists.
+
+A unit is a pair of original videos and the fakes between them, in both directions: the tracks of
+two faces are found once and serve every method.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from dfrec_jax.errors import InputError
+from input_pipeline.prepare import masks
+from input_pipeline.prepare.alignment import same_frames
+from input_pipeline.prepare.faces import Box, FaceFinder, make_finder
+from input_pipeline.prepare.source_frames import frontal_sharpest
+from input_pipeline.prepare.splits import read_official_splits
+from input_pipeline.prepare.tracks import Track, cut, follow_face
+from input_pipeline.prepare.units import Settings, Unit, UnitLog, Unusable
+from input_pipeline.prepare.video import frame_count, read_frames, spread
+
+SWAPS = ('Deepfakes', 'FaceSwap', 'FaceShifter')
+# They move the target's own face as the source's moves: there is no other person to recover.
+REENACTMENTS = ('Face2Face', 'NeuralTextures')
+METHODS = SWAPS + REENACTMENTS
+COMPRESSIONS = ('raw', 'c23', 'c40')
+# Reenactments get splits of their own, `train_reenactment` and so on.
+REENACTMENT_SPLIT = '{}_reenactment'
+
+Frames = dict[int, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """An original video: some of its frames, cut around its face.
+
+  Attributes:
+    path: of the video.
+    shape: (height, width) of its frames.
+    track: where the face is.
+    crops: (S, S, 3) uint8 by index, for the frames of the track.
+    masks: for each method, the masks of its fake with this target, (S, S) uint8 by index.
+  """
+
+  path: pathlib.Path
+  shape: tuple[int, int]
+  track: Track
+  crops: Frames
+  masks: dict[str, Frames]
+
+
+def list_units(settings: Settings, log: UnitLog) -> list[Unit]:
+  """A unit for each pair of the official lists.
+
+  Raises:
+    InputError: the tree, a method or a list is not where it should be.
+  """
+  raw = pathlib.Path(settings.raw)
+  _require_folder(raw / _original_folder(settings), 'the original videos')
+  for method in settings.methods:
+    if method not in METHODS:
+      raise InputError(f'There is no method {method!r}; the methods are {", ".join(METHODS)}.')
+    _require_folder(
+      raw / _method_folder(method, settings), f'{method} (or leave it out: --methods)'
+    )
+  if not settings.methods:
+    raise InputError(
+      f'{raw} holds none of the methods {", ".join(SWAPS)} in {settings.compression}.'
+    )
+  units = []
+  for split, pairs in read_official_splits(raw).items():
+    for pair in pairs[: settings.limit or None]:
+      units.append(Unit('_'.join(pair), split, list(pair)))
+  return units
+
+
+def methods_at(raw: pathlib.Path, compression: str) -> tuple[str, ...]:
+  """The swaps whose videos are there."""
+  at = lambda method: raw / 'manipulated_sequences' / method / compression / 'videos'
+  return tuple(method for method in SWAPS if at(method).is_dir())
+
+
+def make_examples(
+  unit: Unit, settings: Settings, log: UnitLog
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """The examples of the fakes in both directions."""
+  first, second = unit.content
+  clips = {}
+  counts = {
+    video: _common_count(video, partner, settings)
+    for video, partner in ((first, second), (second, first))
+  }
+  if settings.source_frame == 'same':
+    counts = dict.fromkeys(counts, min(filter(None, counts.values()), default=0))
+  for video, partner in ((first, second), (second, first)):
+    try:
+      clips[video] = _read_clip(video, partner, counts[video], settings, log)
+    except Unusable as problem:
+      log.skip(problem.path, problem.reason)
+  for target, source in ((first, second), (second, first)):
+    for method in settings.methods:
+      path = _fake_path(method, target, source, settings)
+      try:
+        for name in (target, source):
+          if name not in clips:
+            raise Unusable(path, f'its original video {name} cannot be used')
+        split = REENACTMENT_SPLIT.format(unit.split) if method in REENACTMENTS else unit.split
+        for example in _examples_of_fake(method, path, clips[target], clips[source], settings, log):
+          example |= {'source_identity': source, 'target_identity': target}
+          yield split, example
+      except Unusable as problem:
+        log.skip(problem.path, problem.reason)
+
+
+def _examples_of_fake(
+  method: str, path: pathlib.Path, target: Clip, source: Clip, settings: Settings, log: UnitLog
+) -> Iterator[dict[str, Any]]:
+  """The examples of one fake; the forged frames and the target's share index and crop."""
+  log.record(path)
+  forged = read_frames(path, target.track.inside)
+  if not forged:
+    raise Unusable(path, 'unreadable')
+  if any(frame.shape[:2] != target.shape for frame in forged.values()):
+    raise Unusable(path, 'its frames are not of the size of its target')
+  log.left_out['behind the end of the fake'] += len(target.track.inside) - len(forged)
+  square = target.track.square
+  forged = {index: cut(frame, square, settings.size) for index, frame in forged.items()}
+  known = target.masks.get(method, {})
+  if not same_frames(forged, target.crops, known):
+    raise Unusable(path, 'does not show the same frames as its target')
+  best = None if settings.source_frame == 'same' else frontal_sharpest(source.crops)
+  for index in sorted(forged):
+    read = index in known
+    mask = known[index] if read else masks.from_difference(forged[index], target.crops[index])
+    if masks.share(mask) < masks.LEAST_AREA:
+      log.left_out['not manipulated'] += 1
+      continue
+    if best is None and index not in source.crops:
+      log.left_out['source out of its place'] += 1
+      continue
+    yield {
+      'forged': forged[index],
+      'source': source.crops[index if best is None else best],
+      'target': target.crops[index],
+      'mask': mask,
+      'has_mask': read or settings.trust_masks,
+      'mask_kind': 'read' if read else 'difference',
+      'label': 1,
+      'attack': method.lower(),
+      'name': f'{method}/{path.stem}/{index:05d}',
+    }
+
+
+def _read_clip(video: str, partner: str, count: int, settings: Settings, log: UnitLog) -> Clip:
+  path = _original_path(video, settings)
+  log.record(path)
+  indices = spread(count, settings.frames)
+  frames = read_frames(path, indices)
+  if not frames:
+    raise Unusable(path, 'unreadable')
+  log.left_out['behind the end of the original'] += len(indices) - len(frames)
+  shape = next(iter(frames.values())).shape[:2]
+  read = {
+    method: _read_masks(method, video, partner, sorted(frames), shape, log, settings)
+    for method in settings.methods
+  }
+  track = _track(path, frames, read, make_finder(settings.finder), settings.margin)
+  log.left_out['face out of its place'] += len(frames) - len(track.inside)
+  size = settings.size
+  return Clip(
+    path,
+    shape,
+    track,
+    {index: cut(frames[index], track.square, size) for index in track.inside},
+    {
+      method: {
+        index: cut(of_method[index], track.square, size, mask=True)
+        for index in track.inside
+        if index in of_method
+      }
+      for method, of_method in read.items()
+    },
+  )
+
+
+def _track(
+  path: pathlib.Path,
+  frames: Frames,
+  read: dict[str, Frames],
+  finder: FaceFinder,
+  margin: float,
+) -> Track:
+  regions: dict[int, Box] = {}
+  for index in frames:
+    present = [of_method[index] for of_method in read.values() if index in of_method]
+    box = masks.bounding_box(np.maximum.reduce(present)) if present else None
+    if box:
+      regions[index] = box
+  faces = {index: finder.find(frame) for index, frame in frames.items()}
+  return follow_face(str(path), sorted(frames), faces, regions, margin)
+
+
+def _read_masks(
+  method: str,
+  target: str,
+  source: str,
+  indices: list[int],
+  shape: tuple[int, int],
+  log: UnitLog,
+  settings: Settings,
+) -> Frames:
+  """The masks that there are: none of FaceShifter, and some videos end early or are missing."""
+  folder = pathlib.Path(settings.raw) / 'manipulated_sequences' / method / 'masks' / 'videos'
+  path = folder / f'{target}_{source}.mp4'
+  if not folder.is_dir():
+    return {}
+  try:
+    log.record(path)
+    frames = read_frames(path, indices)
+    if not frames:
+      raise Unusable(path, 'unreadable')
+    if any(frame.shape[:2] != shape for frame in frames.values()):
+      raise Unusable(path, 'its frames are not of the size of its target')
+  except Unusable as problem:
+    log.skip(problem.path, problem.reason)
+    return {}
+  return {index: masks.binary(frame) for index, frame in frames.items()}
+
+
+def _common_count(video: str, partner: str, settings: Settings) -> int:
+  """Frames of the original and of those of its fakes that can be read."""
+  paths = [_original_path(video, settings)]
+  paths += [_fake_path(method, video, partner, settings) for method in settings.methods]
+  counts = [frame_count(path) for path in paths]
+  return min((count for count in counts if count), default=0) if counts[0] else 0
+
+
+def _original_folder(settings: Settings) -> pathlib.PurePath:
+  return pathlib.PurePath('original_sequences', 'youtube', settings.compression, 'videos')
+
+
+def _method_folder(method: str, settings: Settings) -> pathlib.PurePath:
+  return pathlib.PurePath('manipulated_sequences', method, settings.compression, 'videos')
+
+
+def _original_path(video: str, settings: Settings) -> pathlib.Path:
+  return pathlib.Path(settings.raw) / _original_folder(settings) / f'{video}.mp4'
+
+
+def _fake_path(method: str, target: str, source: str, settings: Settings) -> pathlib.Path:
+  return pathlib.Path(settings.raw) / _method_folder(method, settings) / f'{target}_{source}.mp4'
+
+
+def _require_folder(folder: pathlib.Path, content: str):
+  if not folder.is_dir():
+    raise InputError(f'There is no {folder}; download {content} into it (docs/data.md).')

@@ -1,0 +1,12 @@
+"""Builders of TensorFlow Datasets for the prepared data sets; none needs TensorFlow."""
+
+from input_pipeline.tfds.builders import (
+  BUILDERS,
+  CelebaMegafs,
+  FfhqE4s,
+  Ffpp,
+  MegafsFfpp,
+  read_summary,
+)
+
+__all__ = ['BUILDERS', 'CelebaMegafs', 'FfhqE4s', 'Ffpp', 'MegafsFfpp', 'read_summary']

@@ -1,0 +1,276 @@
+"""The parts of a preparation: tracks, crops, masks, alignment, source frames, units of work."""
+
+import functools
+import os
+import sys
+import types
+
+import cv2
+import numpy as np
+import pytest
+
+from dfrec_jax.errors import InputError
+from input_pipeline.prepare import masks, summary, work
+from input_pipeline.prepare.alignment import same_frames
+from input_pipeline.prepare.faces import CascadeFinder, Face, make_finder, only_face
+from input_pipeline.prepare.source_frames import frontal_sharpest, symmetry
+from input_pipeline.prepare.splits import split_of_pair
+from input_pipeline.prepare.tracks import Square, cut, follow_face, square_around
+from input_pipeline.prepare.units import Settings, Unit, UnitLog, Unusable
+from input_pipeline.prepare.video import frame_count, read_frames, spread
+from tests import raw_trees
+
+
+def face(x, y, side=40.0):
+  return Face((float(x), float(y), float(side), float(side)))
+
+
+@pytest.mark.parametrize('count, frames', [(1, 5), (7, 5), (8, 8), (300, 16), (0, 4)])
+def test_frames_are_spread_evenly(count, frames):
+  indices = spread(count, frames)
+  assert len(indices) == len(set(indices)) == min(count, frames)
+  assert all(0 <= index < count for index in indices)
+  if count > frames:
+    assert max(np.diff(indices)) - min(np.diff(indices)) <= 1
+    assert abs(indices[0] - (count - 1 - indices[-1])) <= 1
+
+
+def test_videos_are_read_by_index_and_broken_ones_are_empty(tmp_path):
+  rng = np.random.default_rng(0)
+  image = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (raw_trees.SIDE,) * 2)
+  path = tmp_path / 'a.mp4'
+  raw_trees.video(path, image, 9)
+  assert path.read_bytes()[4:8] == b'ftyp' and b'avc1' in path.read_bytes()
+  assert frame_count(path) == 9
+  frames = read_frames(path, [7, 2, 40])
+  assert sorted(frames) == [2, 7]
+  shift = lambda index: np.roll(frames[index], -index, 1)[:, 40:-40].astype(int)
+  assert np.abs(shift(2) - shift(7)).max() < 30
+  assert np.abs(frames[2].astype(int) - frames[7]).max() > 60
+  for content in (b'', b'no video', path.read_bytes()[:3000]):
+    (tmp_path / 'b.mp4').write_bytes(content)
+    assert frame_count(tmp_path / 'b.mp4') == 0 and not read_frames(tmp_path / 'b.mp4', [0])
+
+
+def test_a_crop_reaches_over_the_border():
+  image = np.arange(60, dtype=np.uint8).reshape(6, 10)[..., None].repeat(3, -1)
+  crop = cut(image, Square(-2, 3, 5), 100)
+  assert crop.shape == (5, 5, 3)
+  np.testing.assert_array_equal(crop[:3, 2:], image[3:, :3])
+  np.testing.assert_array_equal(crop[:, 0], crop[:, 2])
+  mask = cut(np.full((6, 10), 255, np.uint8), Square(-2, 3, 5), 100, mask=True)
+  assert mask[:3, 2:].all() and not mask[3:].any() and not mask[:, :2].any()
+  assert cut(image, Square(0, 0, 6), 3).shape == (3, 3, 3)
+
+
+def test_a_crop_puts_the_face_where_the_identity_encoder_expects_it():
+  square = square_around((100, 200, 60, 80), 1.5)
+  assert square.side == 120
+  assert (100 + 30 - square.left) / 120 == pytest.approx(0.5)
+  assert (200 + 40 - square.top) / 120 == pytest.approx(0.56, abs=0.01)
+
+
+def test_the_cascade_finds_the_oval_that_landmarks_bound(shared):
+  folder = shared / 'faces/london512'
+  with np.load(folder / 'landmarks.npz') as arrays:
+    photos = dict(zip(arrays['names'][:24:8], arrays['points'][:24:8].astype(float), strict=True))
+  for name, points in photos.items():
+    found = CascadeFinder().find(cv2.imread(str(folder / name))[..., ::-1])
+    box = np.array([*points.min(0), *np.ptp(points, axis=0)])
+    assert np.abs(np.array(only_face(found).box) - box).max() < 0.08 * box[3]
+
+
+def test_one_square_for_a_video_and_frames_out_of_place_left_out():
+  faces = {i: [face(100 + i, 50)] for i in range(8)}
+  faces[5] = []  # The finder missed it.
+  faces[6] = [face(160, 50)]  # The person leant out of the picture.
+  faces[7] = [face(100, 50, side=80)]
+  track = follow_face('v', range(8), faces, {}, 1.5)
+  assert track.inside == (0, 1, 2, 3, 4)
+  assert track.square.side == 60 and abs(track.square.left - (102 + 20 - 30)) <= 2
+
+
+def test_gaps_are_bridged():
+  faces = {i: [face(100 + i, 50)] if i % 2 == 0 else [] for i in range(7)}
+  assert follow_face('v', range(7), faces, {}, 1.5).inside == tuple(range(7))
+
+
+def test_masks_say_which_face_is_meant():
+  faces = {i: [face(200, 50, 60), face(100, 50, 50)] for i in range(4)}
+  with pytest.raises(Unusable, match='several faces'):
+    follow_face('v', range(4), faces, {}, 1.5)
+  regions = {i: (110.0, 60.0, 30.0, 30.0) for i in range(4)}
+  track = follow_face('v', range(4), faces, regions, 1.5)
+  assert track.square.left < 125 < track.square.left + track.square.side < 200
+  # A small face in the background and a false one in a single frame do not matter.
+  faces = {i: [face(100, 50), face(10, 10, 20)] for i in range(4)}
+  faces[2] = [face(300, 200, 90), *faces[2]]
+  assert follow_face('v', range(4), faces, {}, 1.5).inside == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize('seen', [0, 1])
+def test_a_video_without_a_face(seen):
+  faces = {i: [face(100, 50)] if i < seen else [] for i in range(4)}
+  with pytest.raises(Unusable, match='no face'):
+    follow_face('v', range(4), faces, {}, 1.5)
+  regions = {i: (100.0, 60.0, 40.0, 30.0) for i in range(4)}
+  if seen:
+    assert follow_face('v', range(4), faces, regions, 1.5).inside
+  else:
+    with pytest.raises(Unusable, match='no face'):
+      follow_face('v', range(4), faces, regions, 1.5)
+
+
+@pytest.mark.parametrize('quality', [None, 60])
+def test_masks_from_the_difference(quality):
+  """Also under compression, whose noise is everywhere."""
+  target, (forged, true) = raw_trees.portrait(0).image, raw_trees.swap(1, 0)
+  if quality:
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    target, forged = (
+      cv2.imdecode(cv2.imencode('.jpg', image, flags)[1], 1) for image in (target, forged)
+    )
+  mask = masks.from_difference(forged, target)
+  overlap = ((mask > 127) & (true > 0)).sum() / ((mask > 127) | (true > 0)).sum()
+  assert mask.dtype == np.uint8 and overlap > 0.75
+  count, _ = cv2.connectedComponents((mask > 127).astype(np.uint8))
+  assert count == 2, 'one region'
+  assert masks.share(masks.from_difference(target, target)) == 0
+
+
+def test_boxes_and_levels_of_masks():
+  frame = np.zeros((20, 30, 3), np.uint8)
+  frame[...] = 9  # what compression makes of black
+  frame[5:9, 10:20, 1] = 200
+  mask = masks.binary(frame)
+  assert masks.bounding_box(mask) == (10, 5, 10, 4) and set(np.unique(mask)) == {0, 255}
+  assert masks.bounding_box(np.zeros((4, 4), np.uint8)) is None
+  assert masks.share(masks.from_box((10, 10), (-5, 5, 10, 10))) == pytest.approx(0.25)
+
+
+def moving(image, first):
+  return {i: raw_trees.frame(image, first + 2 * i) for i in range(4)}
+
+
+@pytest.mark.parametrize('first, expected', [(0, True), (9, False)])
+def test_fakes_of_another_stretch_are_found_out(first, expected):
+  square = Square(25, 5, 140)
+  crops = lambda frames: {i: cut(frame, square, 256) for i, frame in frames.items()}
+  forged, mask = raw_trees.swap(7, 6)
+  targets = crops(moving(raw_trees.portrait(6).image, 0))
+  fakes, of_mask = crops(moving(forged, first)), crops(moving(mask, first))
+  assert same_frames(fakes, targets, of_mask) is same_frames(fakes, targets, {}) is expected
+
+
+def test_nothing_that_moves_is_no_sign_of_another_stretch():
+  target, noise = (
+    raw_trees.portrait(0).image,
+    np.random.default_rng(0).integers(-3, 4, (128, 128, 3)),
+  )
+  fake = np.clip(raw_trees.swap(1, 0)[0] + noise, 0, 255).astype(np.uint8)
+  assert same_frames(dict.fromkeys(range(3), fake), dict.fromkeys(range(3), target), {})
+
+
+def test_the_source_frame_is_frontal_and_sharp():
+  frontal, turned = raw_trees.portrait(5).image, raw_trees.turned(5)
+  assert symmetry(frontal) > symmetry(turned) + 0.05
+  darker = (frontal * np.linspace(1, 0.5, raw_trees.SIDE)[None, :, None]).astype(np.uint8)
+  assert symmetry(darker) > symmetry(turned), 'light from one side does not turn a head'
+  blurred = cv2.GaussianBlur(frontal, (0, 0), 1.5)
+  crops = dict(enumerate([turned, blurred, turned, turned, frontal, turned, turned, turned]))
+  assert frontal_sharpest(crops) == 4
+  assert frontal_sharpest({3: turned}) == 3
+
+
+def test_splits_are_by_person_and_the_same_everywhere():
+  assert split_of_pair('1', '1') in ('train', 'val', 'test')
+  pairs = [split_of_pair(str(i), str(i + 1)) for i in range(300)]
+  assert pairs[:6] == [split_of_pair(str(i), str(i + 1)) for i in range(6)]
+  assert pairs.count('train') > 180 and pairs.count(None) > 30
+
+
+def test_unknown_finders_are_refused():
+  with pytest.raises(InputError, match='cascade or mesh'):
+    make_finder('guess')
+
+
+SETTINGS = Settings(dataset='ffpp', raw='raw')
+UNITS = [Unit(f'unit-{i}', 'train', i) for i in range(4)]
+
+
+def count_up(unit, folder):
+  """A task that ends its process at one unit, as a decoder may."""
+  if unit.content == 2:
+    os._exit(1)
+  return work.write_report(folder, unit, UnitLog('raw'), counts={}, bytes={})
+
+
+def test_a_unit_that_ends_its_process_is_passed_over(tmp_path):
+  task = functools.partial(count_up, folder=tmp_path)
+  reports = work.run(UNITS, task, tmp_path, workers=2)
+  reasons = [report['unusable'] for report in reports]
+  assert reasons[0] == reasons[1] == reasons[3] == []
+  assert reasons[2] == [['unit-2', 'ended the process that read it; one of its files is broken']]
+  total = summary.gather(SETTINGS, UNITS, reports, UnitLog('raw'))
+  assert sum(total['unusable'].values()) == 1
+  assert not list(tmp_path.glob('*.tmp'))
+
+
+def test_a_unit_of_other_content_is_done_again(tmp_path):
+  log = UnitLog('raw')
+  work.write_report(tmp_path, UNITS[0], log, counts={}, bytes={})
+  assert work.read_report(tmp_path, UNITS[0])
+  assert work.read_report(tmp_path, Unit('unit-0', 'train', 'more')) is None
+  assert work.read_report(tmp_path, Unit('unit-0', 'val', 0)) is None
+  (tmp_path / 'unit-0.json').write_text('{')
+  assert work.read_report(tmp_path, UNITS[0]) is None
+  with pytest.raises(InputError, match='run the command again'):
+    work.read_reports(tmp_path, UNITS)
+
+
+def test_a_unit_that_fails_is_reported_and_the_others_are_done(tmp_path, monkeypatch):
+  def make_examples(unit, settings, log):
+    log.skip('raw/a.mp4', 'missing')
+    if unit.content == 1:
+      raise MemoryError('too large')
+    return iter(())
+
+  module = types.SimpleNamespace(make_examples=make_examples)
+  monkeypatch.setattr(work.registry, 'load', lambda name: module)
+  reports = work.run(UNITS, work.make_task(SETTINGS, tmp_path), tmp_path, workers=0)
+  assert ['unit-1', 'failed: MemoryError: too large'] in reports[1]['unusable']
+  assert all(['a.mp4', 'missing'] in report['unusable'] for report in reports)
+
+
+def test_beam_does_the_units_that_are_left(tmp_path, monkeypatch):
+  """With a stand-in for Apache Beam, which applies each step at once."""
+  with pytest.raises(InputError, match='pip install apache-beam'):
+    monkeypatch.setitem(sys.modules, 'apache_beam', None)
+    work.run_on_beam(UNITS, None, tmp_path, runner='DirectRunner')
+  seen = []
+
+  class Values(list):
+    def __or__(self, step):
+      return Values(step(self))
+
+  class Pipeline:
+    def __init__(self, **options):
+      seen.append(options)
+
+    def __enter__(self):
+      return Values()
+
+    def __exit__(self, *unused):
+      pass
+
+  stand_in = types.SimpleNamespace(
+    Pipeline=Pipeline,
+    Create=lambda units: lambda values: units,
+    Reshuffle=lambda: lambda values: values[::-1],
+    Map=lambda task: lambda values: [task(unit) for unit in values],
+  )
+  monkeypatch.setitem(sys.modules, 'apache_beam', stand_in)
+  work.write_report(tmp_path, UNITS[2], UnitLog('raw'), counts={}, bytes={})
+  task = functools.partial(count_up, folder=tmp_path)
+  reports = work.run_on_beam(UNITS, task, tmp_path, runner='DirectRunner', options=None)
+  assert len(reports) == 4 and seen == [{'runner': 'DirectRunner', 'options': None}]
