@@ -7,7 +7,12 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test lint format clean
+LANDMARKS := .venv-landmarks
+# MediaPipe, which finds the face mesh, is not made for Python 3.13.
+LANDMARKS_PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: quickstart test landmarks lint format clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) -m dfrec_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -24,8 +29,17 @@ format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# An environment of its own: MediaPipe cannot be installed beside JAX.
+landmarks: $(LANDMARKS)/.installed
+
+$(LANDMARKS)/.installed:
+	@test -n "$(LANDMARKS_PYTHON)" || { echo 'Python 3.9 to 3.12 is needed and none was found; name one: make landmarks LANDMARKS_PYTHON=...'; exit 1; }
+	$(LANDMARKS_PYTHON) -m venv $(LANDMARKS)
+	$(LANDMARKS)/bin/python -m pip install --quiet --disable-pip-version-check mediapipe==0.10.21
+	@touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(LANDMARKS) runs
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo 'Python 3.11, 3.12 or 3.13 is needed and none was found; name one: make PYTHON=...'; exit 1; }

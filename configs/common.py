@@ -121,7 +121,8 @@ def _data() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     dict(
       kind='synthetic',
-      # `triplets`: the folder, and the manifests within it.
+      # `triplets`: the folder, and the manifests within it. `prepared`: the folder of a prepared
+      # data set, its splits, and what an error says of how to get it.
       root='',
       train='train.csv',
       eval='val.csv',

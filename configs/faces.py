@@ -55,7 +55,8 @@ def get_config(arguments: str | None = None):
   config.checkpoint_every = 300
   config.eval_every = 600
   common.use_face_encoder(config, args.encoder)
-  # As in configs/triplets.py: a short training needs the anchor, and L_attr has the maps.
-  config.loss.weights.anchor = 10.0
+  if config.loss.weights.identity:
+    config.loss.weights.anchor = 10.0  # As in configs/triplets.py.
+  # Both terms would compare the same maps of the one encoder at hand; L_attr does.
   config.loss.weights.perceptual = 0.0
   return common.finish(config, args)

@@ -8,15 +8,16 @@ import numpy as np
 
 from dfrec_jax.errors import InputError
 from input_pipeline.people import PeopleFolder
+from input_pipeline.prepared import Prepared
 from input_pipeline.synthetic import SyntheticFaces
-from input_pipeline.triplets import ManifestError, Triplets
+from input_pipeline.triplets import Triplets
 
 
 def make_source(config: ml_collections.ConfigDict, split: str, *, seed: int) -> Any:
   """Random access to the examples of a split.
 
   Args:
-    config: `config.data`; `kind` is `synthetic`, `triplets` or `people`.
+    config: `config.data`; `kind` is `synthetic`, `triplets`, `people` or `prepared`.
     split: `train` or `eval`.
     seed: of the swaps that are made on request.
 
@@ -28,13 +29,14 @@ def make_source(config: ml_collections.ConfigDict, split: str, *, seed: int) -> 
       split, examples=config[f'{split}_examples'], image_size=config.image_size, seed=seed
     )
   if config.kind == 'triplets':
-    manifest = epath.Path(config.root).expanduser() / config[split]
-    if config.how_to_get and not manifest.exists():
-      raise ManifestError(f'There is no {manifest}: {config.how_to_get}')
     return Triplets(config.root, config[split])
   if config.kind == 'people':
     return _people(config, split, seed)
-  raise InputError(f'config.data.kind is {config.kind!r}; it is synthetic, triplets or people.')
+  if config.kind == 'prepared':
+    return Prepared(config.root, config[split], how_to_get=config.how_to_get)
+  raise InputError(
+    f'config.data.kind is {config.kind!r}; it is synthetic, triplets, people or prepared.'
+  )
 
 
 def _people(config: ml_collections.ConfigDict, split: str, seed: int) -> Any:

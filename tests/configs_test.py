@@ -82,10 +82,12 @@ def test_a_misspelled_field_is_refused():
 @pytest.mark.parametrize('name', [name for name in NAMES if name != 'quickstart'])
 def test_absent_data_is_named_with_the_remedy(name, tmp_path):
   config = get_config(name, f'root={tmp_path}/none')
-  file, remedy = 'train.csv', 'forged, source, target'
-  if name == 'faces':
-    file, remedy = 'landmarks.npz', f'input_pipeline.prepare faces --raw={tmp_path}/none --out='
-  with pytest.raises(InputError, match=rf'none/{file}') as error:
+  prepare = f'input_pipeline.prepare {name} --raw='
+  file, remedy = {
+    'triplets': ('none/train.csv', 'forged, source, target'),
+    'faces': ('none/landmarks.npz', f'{prepare}{tmp_path}/none --out='),
+  }.get(name, ('none', prepare))
+  with pytest.raises(InputError, match=file) as error:
     make_source(config.data, 'train', seed=0)
   assert remedy in str(error.value)
   assert '\n' not in str(error.value)
