@@ -228,10 +228,8 @@ def finish(
 def _shrink(config: ml_collections.ConfigDict) -> None:
   """`runlocal`: the same path through the program in seconds, on synthetic faces.
 
-  Only sizes and numbers change. Every option of the model is kept but `remat` and bfloat16, which
-  lengthen compilation.
+  Only sizes and numbers change; every option of the model is kept.
   """
-  config.model.update(remat=False, dtype='float32')
   config.init_from = ''
   config.pretrained.update(efficientnet='', vit='')
   config.steps = 4
