@@ -36,10 +36,7 @@ def get_config(arguments: str | None = None):
   )
   config = common.base()
   config.name = 'faces'
-  config.steps = args.steps
-  config.batch_size = args.batch_size
-  # A small network that sees each photograph a few times underfits: it is not regularised.
-  config.model.update(size=args.size, image_size=args.image_size, drop_connect=0.0, dropout=0.0)
+  common.train_small(config, args)
   # Whoever brings a folder has not that list.
   own_list = 'eval' in args.given or 'root' not in args.given
   config.data.update(
@@ -49,14 +46,4 @@ def get_config(arguments: str | None = None):
     eval_examples=256,
     image_size=args.image_size,
   )
-  # On a CPU the encoder costs as much as the model: half of the batch teaches it.
-  config.loss.encoded_examples = args.batch_size // 2
-  config.masking.end_step = args.steps // 3
-  config.checkpoint_every = 300
-  config.eval_every = 600
-  common.use_face_encoder(config, args.encoder)
-  if config.loss.weights.identity:
-    config.loss.weights.anchor = 10.0  # As in configs/triplets.py.
-  # Both terms would compare the same maps of the one encoder at hand; L_attr does.
-  config.loss.weights.perceptual = 0.0
   return common.finish(config, args)

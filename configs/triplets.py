@@ -32,21 +32,6 @@ def get_config(arguments: str | None = None):
   )
   config = common.base()
   config.name = 'triplets'
-  config.steps = args.steps
-  config.batch_size = args.batch_size
-  # A small network that sees each photograph a few times underfits: it is not regularised.
-  config.model.update(size=args.size, image_size=args.image_size, drop_connect=0.0, dropout=0.0)
+  common.train_small(config, args)
   config.data.update(kind='triplets', root=args.root, train=args.train, eval=args.eval)
-  # On a CPU the encoder costs as much as the model: half of the batch teaches it.
-  config.loss.encoded_examples = args.batch_size // 2
-  config.masking.end_step = args.steps // 3
-  config.checkpoint_every = 300
-  config.eval_every = 600
-  common.use_face_encoder(config, args.encoder)
-  if config.loss.weights.identity:
-    # The true source is another photograph: without an anchor the recovered one becomes a pattern
-    # that pleases the encoder.
-    config.loss.weights.anchor = 10.0
-  # Both terms would compare the same maps of the one encoder at hand; L_attr does.
-  config.loss.weights.perceptual = 0.0
   return common.finish(config, args)
