@@ -98,8 +98,31 @@ def objective(
     encoded_examples: how many of the batch the frozen encoders see, forged ones first; 0 for all.
   """
   forged = (batch['label'] == 1).astype(jnp.float32)
+  families = _families(outputs, batch, forged, twin_segmentation)
+  terms, total = {}, jnp.zeros(())
+  for family, compute in families.items():
+    if weights[family]:
+      new = compute()
+      terms |= new
+      total += weights[family] * sum(new.values())
+  faces = {
+    'source': (outputs.source, batch['source']),
+    'target': (outputs.target, batch['target']),
+    'forged': forged,
+  }
+  if encoded_examples:
+    chosen = jnp.argsort(-forged, stable=True)[:encoded_examples]
+    faces = jax.tree.map(lambda x: x[chosen], faces)
+  recovery = _recovery_terms(faces, encoders, encoder_params, weights)
+  for name, value in recovery.items():
+    total += weights[name.split('_')[0]] * value
+  return total, terms | recovery
+
+
+def _families(outputs, batch, forged, twin_segmentation):
+  """The terms that need no encoder: family -> a function that computes its terms."""
   has_mask = batch['has_mask'].astype(jnp.float32)
-  families = {
+  return {
     'patch': lambda: {
       'patch': losses.patch_loss(
         outputs.target_patches, _true_patches(outputs, batch['target']), jnp.ones_like(forged)
@@ -128,24 +151,6 @@ def objective(
       )
     },
   }
-  terms, total = {}, jnp.zeros(())
-  for family, compute in families.items():
-    if weights[family]:
-      new = compute()
-      terms |= new
-      total += weights[family] * sum(new.values())
-  faces = {
-    'source': (outputs.source, batch['source']),
-    'target': (outputs.target, batch['target']),
-    'forged': forged,
-  }
-  if encoded_examples:
-    chosen = jnp.argsort(-forged, stable=True)[:encoded_examples]
-    faces = jax.tree.map(lambda x: x[chosen], faces)
-  recovery = _recovery_terms(faces, encoders, encoder_params, weights)
-  for name, value in recovery.items():
-    total += weights[name.split('_')[0]] * value
-  return total, terms | recovery
 
 
 def _with_twins(logits, truth, weights, twin_logits, twin_weight=1.0):
