@@ -105,7 +105,7 @@ def test_a_training_step_of_the_segmentation_is_the_published_one():
   loss = F.binary_cross_entropy(torch.sigmoid(mask), torch.from_numpy(expected['target_mask']))
   loss = loss + F.cross_entropy(logits, torch.from_numpy(expected['labels']))
   loss.backward()
-  # The tolerances of tests/identity_segmentation_test.py: batch norms amplify rounding.
+  # The tolerances of tests/parity_test.py: batch norms amplify rounding.
   close(torch.sigmoid(mask), expected['mask_train'], 3e-4)
   close(logits, expected['logits_train'], 1e-5)
   np.testing.assert_allclose(loss.item(), expected['loss'], rtol=3e-5)

@@ -62,7 +62,9 @@ def prepare(settings: Settings, out: pathlib.Path, workers: int) -> dict[str, An
       names.append(arrays['names'])
       points.append(arrays['points'])
   names, points = np.concatenate(names), np.concatenate(points)
-  np.savez(out / LANDMARKS, names=names, points=points)
+  # Written beside and renamed: a loader takes whatever is under that name.
+  np.savez(folder / LANDMARKS, names=names, points=points)
+  (folder / LANDMARKS).replace(out / LANDMARKS)
   summary.write(out, total, _sheet(out, names, points))
   shutil.rmtree(folder)
   return total
@@ -74,8 +76,6 @@ def list_units(settings: Settings) -> list[Unit]:
     photos = _list_tfds(settings.raw)
   else:
     root = pathlib.Path(settings.raw)
-    if not root.is_dir():
-      raise InputError(f'There is no folder {root}; give one of PERSON/PHOTO.jpg.')
     paths = (p for p in sorted(root.glob('*/*')) if p.suffix.lower() in IMAGE_SUFFIXES)
     photos = [path.relative_to(root).as_posix() for path in paths]
     if not photos:
@@ -167,6 +167,8 @@ def _points_path(folder: pathlib.Path, unit: Unit) -> pathlib.Path:
 
 def check_landmarks(raw: str):
   """Raises InputError, before any work, where there are no landmarks and none can be found."""
+  if not raw.startswith(TFDS) and not pathlib.Path(raw).is_dir():
+    raise InputError(f'There is no folder {raw}; give one of PERSON/PHOTO.jpg.')
   if _known_landmarks(raw) is None and not interpreter().exists():
     raise InputError(
       f'Photographs are cut and swapped by their landmarks, which are neither in {raw} '
