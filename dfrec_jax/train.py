@@ -13,14 +13,14 @@ import jax
 from jax.experimental import multihost_utils
 import ml_collections
 
-from dfrec_jax import checkpointing, figures, sharding, starting_point
+from dfrec_jax import checkpointing, figures, programs, sharding, starting_point
 from dfrec_jax.evaluate import FACES, Evaluator
 from dfrec_jax.metric_logging import MetricLogger
 from dfrec_jax.objective import load_encoders
 from dfrec_jax.optimizer import make_optimizer
 from dfrec_jax.train_state import plan_state
 from dfrec_jax.train_step import make_train_step
-from input_pipeline.loader import train_loader
+from input_pipeline.loader import batch_shapes, train_loader
 from input_pipeline.sources import make_source
 
 
@@ -42,31 +42,50 @@ def train(
   evaluator = Evaluator(model, config, sources['eval'], mesh)
   tx, learning_rate = make_optimizer(config.optimizer, config.steps)
   checkpointer = checkpointing.Checkpointer(workdir, config)
-  with jax.set_mesh(mesh):
+  with contextlib.ExitStack() as open_until_the_end:
+    open_until_the_end.enter_context(jax.set_mesh(mesh))
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     init = functools.partial(checkpointing.init_variables, model)
     initialise, abstract = plan_state(init, tx, mesh)
     fresh = checkpointer.latest_step is None
     given = starting_point.read(config, model, abstract, mesh) if fresh else None
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
     iterator = _training_batches(config, sources['train'], mesh)
-    if fresh:
-      state = starting_point.start(initialise(init_key), given)
-    else:
+    # In this order: the last checkpoint is written before a second SIGTERM could end the process.
+    stop = open_until_the_end.enter_context(_Termination())
+    open_until_the_end.enter_context(contextlib.closing(checkpointer))
+    open_until_the_end.enter_context(contextlib.closing(iterator))
+    if not fresh:
       state = checkpointer.restore(abstract, iterator)
       logging.info('Resuming %s at step %d.', workdir, int(state.step))
-    step = jax.jit(
-      make_train_step(model, tx, encoders, config),
-      in_shardings=(shardings, sharding.batch_sharding(mesh), None, None),
-      out_shardings=(shardings, None),
-      donate_argnums=0,
-    )
+      if state.step >= config.steps:
+        return
     encoder_params = jax.device_put(encoders.params, sharding.replicated(mesh))
+    # These compile while the state is initialised.
+    step = programs.compile_ahead(
+      jax.jit(
+        make_train_step(model, tx, encoders, config),
+        out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
+        donate_argnums=0,
+      ),
+      abstract,
+      _batch_shapes(config, mesh),
+      encoder_params,
+      step_key,
+    )
+    if config.eval_every:
+      evaluator.compile_ahead(abstract.ema)
+    if fresh:
+      state = starting_point.start(initialise(init_key), given)
     run = _Run(config, workdir, checkpointer, evaluator, learning_rate)
-    advance = lambda state: step(state, next(iterator), encoder_params, step_key)
-    # In this order: the last checkpoint is written before a second SIGTERM could end the process.
-    with _Termination() as stop, contextlib.closing(checkpointer), contextlib.closing(iterator):
-      run.loop(state, iterator, advance, stop)
+    run.loop(
+      state, iterator, lambda state: step(state, next(iterator), encoder_params, step_key), stop
+    )
+
+
+def _batch_shapes(config, mesh):
+  shapes = batch_shapes(config.batch_size, config.model.image_size, twins=config.data.twins)
+  rows = sharding.batch_sharding(mesh)
+  return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in shapes.items()}
 
 
 def _training_batches(config, source, mesh):

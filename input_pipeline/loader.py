@@ -136,6 +136,19 @@ def train_loader(
   return TrainIterator(batches, deliver)
 
 
+def batch_shapes(
+  batch_size: int, image_size: int, *, twins: bool
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and types of the batches of `train_loader` on the devices."""
+  pictures = ('forged', 'source', 'target') + (('twin',) if twins else ())
+  square = (batch_size, image_size, image_size)
+  return {name: jax.ShapeDtypeStruct((*square, 3), np.uint8) for name in pictures} | {
+    'mask': jax.ShapeDtypeStruct((*square, 1), np.float32),
+    'has_mask': jax.ShapeDtypeStruct((batch_size,), np.bool_),
+    'label': jax.ShapeDtypeStruct((batch_size,), np.int32),
+  }
+
+
 def eval_batches(
   source,
   *,

@@ -1,15 +1,18 @@
 """Swaps among the photographs of a folder of people: who, where exactly, and how alike."""
 
 import collections
+import itertools
 import pickle
 
 import cv2
+import jax
 import numpy as np
 from PIL import Image
 import pytest
 
 from configs import common
 from dfrec_jax.errors import InputError
+from input_pipeline.loader import train_loader
 from input_pipeline.people import ATTACKS, PeopleFolder
 from input_pipeline.people import swap as swaps
 from input_pipeline.people.framing import MARGIN, MIDDLE, frame_face
@@ -327,6 +330,30 @@ def test_sources_of_training_and_evaluation(folder, tmp_path):
   )
   listed = make_config(root=str(folder), eval=str(tmp_path / 'val.csv'))
   assert isinstance(make_source(listed, 'eval', seed=0), Triplets)
+
+
+def test_batches_of_swaps_repeat_resume_and_are_shared(folder):
+  """Whoever makes a swap, in whatever order, it is drawn from the seed and its index alone."""
+  source = people(folder)
+  augmentation = common.base().data.augmentation.to_dict()
+
+  def batches(first, count, **changes):
+    settings = {'batch_size': 4, 'image_size': 32, 'seed': 2, 'pristine_rate': 0.2}
+    iterator = train_loader(source, augmentation=augmentation, **(settings | changes))
+    iterator.set_state({'next_batch': first})
+    taken = list(itertools.islice(iterator, count))
+    iterator.close()
+    return taken
+
+  whole = batches(0, 6)
+  assert_same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
+  assert_same(batches(0, 6), whole)
+  assert_same(batches(4, 2), whole[4:])
+  shares = [batches(0, 6, process_index=i, process_count=2) for i in range(2)]
+  for first, second, both in zip(*shares, whole, strict=True):
+    for key, value in both.items():
+      interleaved = np.stack([first[key], second[key]], 1).reshape(value.shape)
+      np.testing.assert_array_equal(interleaved, value)
 
 
 def test_missing_landmarks_say_how_to_make_them(tmp_path):
