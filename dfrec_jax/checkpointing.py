@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from dfrec_jax import sharding, trees
+from dfrec_jax import calibration, sharding, trees
 from dfrec_jax.errors import InputError
 from dfrec_jax.model_file import is_model_file, read_model_file
 from dfrec_jax.models import layers
@@ -30,6 +30,7 @@ from dfrec_jax.train_state import TrainState
 
 CHECKPOINTS = 'checkpoints'
 CONFIG = 'config.json'
+EVALUATION = 'eval'
 # Of a converted checkpoint: PyTorch's tensors that no network here reads, for the way back.
 UNUSED = 'unused.npz'
 # Settings of the model that a run may be resumed with others of: they change no parameter.
@@ -182,6 +183,8 @@ class LoadedModel:
   Attributes:
     variables: the collections `params` and `batch_stats`.
     unused: PyTorch's tensors that no network here reads, nested; empty unless it was converted.
+    calibration: scores of these weights in their evaluation (`calibration.make_record`); None
+      where they were not evaluated.
   """
 
   model: DFREC
@@ -190,6 +193,7 @@ class LoadedModel:
   step: int
   path: str
   unused: Any = dataclasses.field(default_factory=dict)
+  calibration: Mapping[str, Any] | None = None
 
 
 def load_model(path: str, *, mesh: jax.sharding.Mesh | None = None) -> LoadedModel:
@@ -226,7 +230,10 @@ def load_model(path: str, *, mesh: jax.sharding.Mesh | None = None) -> LoadedMod
         f'Step {step} of {workdir} is damaged; evaluate another step or train again. '
         f'({type(error).__name__}: {str(error).splitlines()[0]})'
       ) from error
-  return LoadedModel(model, restored['state']['ema'], config, step, str(workdir), unused)
+  variables = restored['state']['ema']
+  record = calibration.read_record(workdir / EVALUATION / calibration.FILE)
+  record = record if calibration.of_same_weights(record, variables) else None
+  return LoadedModel(model, variables, config, step, str(workdir), unused, record)
 
 
 def _abstract_variables(model: DFREC, mesh: jax.sharding.Mesh | None) -> Any:
@@ -244,7 +251,7 @@ def _abstract_variables(model: DFREC, mesh: jax.sharding.Mesh | None) -> Any:
 
 
 def _load_model_file(path: str, mesh: jax.sharding.Mesh | None) -> LoadedModel:
-  variables, config, step = read_model_file(path)
+  variables, config, step, record = read_model_file(path)
   config = ml_collections.ConfigDict(config)
   model = build_model(config.model)
   unused = variables.pop('unused', {})
@@ -252,7 +259,8 @@ def _load_model_file(path: str, mesh: jax.sharding.Mesh | None) -> LoadedModel:
   if differing := trees.differences(variables, wanted):
     raise InputError(f'{path} does not hold the model that it configures: {"; ".join(differing)}.')
   placed = jax.tree.map(lambda x, w: jax.device_put(x, w.sharding), variables, wanted)
-  return LoadedModel(model, placed, config, step, str(path), unused)
+  record = record if calibration.of_same_weights(record, variables) else None
+  return LoadedModel(model, placed, config, step, str(path), unused, record)
 
 
 def save_converted(

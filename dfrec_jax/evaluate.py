@@ -14,8 +14,8 @@ from jax.experimental import multihost_utils
 import ml_collections
 import numpy as np
 
-from dfrec_jax import figures, metrics, sharding
-from dfrec_jax.checkpointing import load_model, write_json
+from dfrec_jax import calibration, figures, metrics, sharding
+from dfrec_jax.checkpointing import EVALUATION, load_model, write_json
 from dfrec_jax.encoders.registry import load_encoder
 from dfrec_jax.errors import InputError
 from dfrec_jax.measurements import (
@@ -28,6 +28,7 @@ from dfrec_jax.measurements import (
   table,
 )
 from dfrec_jax.models.dfrec import DFREC
+from dfrec_jax.programs import compile_ahead
 from dfrec_jax.recovery import Batch, Recovery, recover_batch
 from dfrec_jax.train_step import make_predict_step
 from input_pipeline.loader import eval_batches
@@ -44,11 +45,13 @@ class Evaluation:
     metrics: {'recovered': {group: {name: value}}, 'copy': {...}}; None where not defined.
     faces: rows of images under `FACES`, for the first examples of each attack.
     labels: a caption for each row.
+    scores: of being forged, of the `pristine` and of the `forged` examples.
   """
 
   metrics: dict[str, dict[str, dict[str, Any]]]
   faces: list[list[np.ndarray]]
   labels: list[str]
+  scores: dict[str, list[float]]
 
 
 def evaluate_checkpoint(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -> None:
@@ -67,8 +70,18 @@ def evaluate_checkpoint(config: ml_collections.ConfigDict, workdir: str, checkpo
     logging.info('Evaluating step %d of %s.', loaded.step, loaded.path)
     evaluator = Evaluator(loaded.model, config, source, mesh)
     result = evaluator(loaded.variables)
+    sha256 = calibration.weights_sha256(loaded.variables)
+  record = calibration.make_record(
+    result.scores,
+    checkpoint=loaded.path,
+    step=loaded.step,
+    sha256=sha256,
+    data=calibration.name_data(config.data),
+  )
   if jax.process_index() == 0:
-    write_evaluation(result, epath.Path(workdir) / 'eval')
+    folder = epath.Path(workdir) / EVALUATION
+    write_json(folder / calibration.FILE, record)
+    write_evaluation(result, folder)
 
 
 def write_evaluation(result: Evaluation, folder: epath.Path) -> None:
@@ -84,7 +97,7 @@ def write_evaluation(result: Evaluation, folder: epath.Path) -> None:
 
 
 class Evaluator:
-  """Evaluates variables of a model on a source; compiles once.
+  """Evaluates variables of a model on a source; compiles once, ahead or at the first batch.
 
   Raises:
     InputError: the encoder that measures identity cannot be loaded.
@@ -104,6 +117,14 @@ class Evaluator:
     encoder = config.metric_encoder
     self._embed = Embedder(load_encoder(encoder.name, encoder.weights)) if encoder.weights else None
     _check_best_metric(config.checkpoint.best_metric, self._embed is not None)
+
+  def compile_ahead(self, variables: Any) -> None:
+    """Compiles for variables of these shapes and shardings while the caller goes on."""
+    side = self._model.image_size
+    forged = jax.ShapeDtypeStruct(
+      (self._config.batch_size, side, side, 3), np.uint8, sharding=self._rows
+    )
+    self._predict = compile_ahead(self._predict, variables, forged, jax.random.key(0))
 
   def __call__(
     self,
@@ -175,7 +196,10 @@ def evaluate(
       if len(of_attack) < figure_rows:
         of_attack.append((example, recovery))
   faces, labels = _faces(shown, figure_rows)
-  return Evaluation(summarise(_gather(rows)), faces, labels)
+  rows = _gather(rows)
+  kinds = enumerate(('pristine', 'forged'))
+  scores = {kind: [r['score'] for r in rows if r['label'] == label] for label, kind in kinds}
+  return Evaluation(summarise(rows), faces, labels, scores)
 
 
 def _gather(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

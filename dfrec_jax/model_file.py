@@ -1,7 +1,8 @@
 """A model in one file: parameters and configuration as `.safetensors`.
 
 Names are paths in the trees of variables, `params/ism/encoder/stem/kernel`; the metadata holds the
-configuration and the step. Nothing in such a file is ever executed.
+configuration, the step and, of an evaluated model, its calibration. Nothing in such a file is ever
+executed.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from dfrec_jax.calibration import parse_record
 from dfrec_jax.errors import InputError
 
 SUFFIX = '.safetensors'
@@ -26,9 +28,20 @@ def is_model_file(path: str) -> bool:
 
 
 def write_model_file(
-  path: str, variables: Mapping[str, Any], config: Mapping[str, Any], step: int
+  path: str,
+  variables: Mapping[str, Any],
+  config: Mapping[str, Any],
+  step: int,
+  calibration: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes collections of nested arrays with their configuration, beside and renamed.
+
+  Args:
+    path: the file.
+    variables: nested NumPy arrays by collection.
+    config: the whole configuration, as JSON has it.
+    step: of the training.
+    calibration: scores of the evaluation, see `calibration.make_record`.
 
   Raises:
     InputError: the file cannot be written.
@@ -38,6 +51,8 @@ def write_model_file(
     for name, array in traverse_util.flatten_dict(dict(variables), sep='/').items()
   }
   metadata = {'format': _FORMAT, 'config': json.dumps(config), 'step': str(step)}
+  if calibration is not None:
+    metadata['calibration'] = json.dumps(calibration)
   place = epath.Path(path)
   beside = place.parent / f'.{place.name}.part'
   try:
@@ -49,8 +64,10 @@ def write_model_file(
     raise InputError(f'{path} cannot be written: {error}.') from error
 
 
-def read_model_file(path: str) -> tuple[dict[str, Any], dict[str, Any], int]:
-  """The variables (NumPy), the configuration and the step of such a file.
+def read_model_file(
+  path: str,
+) -> tuple[dict[str, Any], dict[str, Any], int, dict[str, Any] | None]:
+  """The variables (NumPy), the configuration, the step and the calibration of such a file.
 
   Raises:
     InputError: there is no such file, or it is not one of this package.
@@ -67,8 +84,9 @@ def read_model_file(path: str) -> tuple[dict[str, Any], dict[str, Any], int]:
         )
       arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     config, step = json.loads(metadata['config']), int(metadata['step'])
+    calibration = parse_record(metadata.get('calibration', ''))
   except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
     if isinstance(error, InputError):
       raise
     raise InputError(f'{path} is damaged or no .safetensors file: {error}.') from error
-  return traverse_util.unflatten_dict(arrays, sep='/'), config, step
+  return traverse_util.unflatten_dict(arrays, sep='/'), config, step, calibration

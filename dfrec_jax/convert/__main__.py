@@ -101,13 +101,13 @@ def to_torch(source: str, out: str) -> str:
 
 
 def to_file(source: str, out: str) -> str:
-  """Writes parameters and configuration as one `.safetensors` file, which `load_model` reads."""
+  """Writes parameters, configuration and calibration as one file, which `load_model` reads."""
   if not model_file.is_model_file(out):
     raise InputError(f'{out} must end in {model_file.SUFFIX}.')
   torch_export.check_writable(out)
   loaded = checkpointing.load_model(source)
   config = json.loads(loaded.config.to_json_best_effort())
-  model_file.write_model_file(out, _host(loaded), config, loaded.step)
+  model_file.write_model_file(out, _host(loaded), config, loaded.step, loaded.calibration)
   return f'{out}: step {loaded.step} of {loaded.path}, with its configuration.'
 
 

@@ -1,0 +1,106 @@
+"""What to look at: files, folders and patterns as they are given, as a list of files."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import glob
+import os
+import pathlib
+
+IMAGE, VIDEO = 'image', 'video'
+IMAGE_SUFFIXES = (
+  *('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.apng', '.webp', '.gif', '.bmp', '.dib'),
+  *('.tif', '.tiff', '.jp2', '.j2k', '.ppm', '.pgm', '.pnm', '.avif', '.heic', '.heif'),
+)
+VIDEO_SUFFIXES = (
+  *('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.m2v', '.ts', '.mts'),
+  *('.m2ts', '.wmv', '.flv', '.3gp', '.ogv', '.mxf'),
+)
+# How the files begin that are taken from a folder though their names have no suffix.
+_BEGINNINGS = (b'\xff\xd8\xff', b'\x89PNG\r\n', b'GIF8', b'RIFF', b'BM', b'II*\0', b'MM\0*')
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+  """A file to look at.
+
+  Attributes:
+    path: as given, or as found in a folder that was given.
+    kind: `image` or `video`, by its name.
+    error: why there is nothing to look at, a sentence; None if there is.
+  """
+
+  path: str
+  kind: str
+  error: str | None = None
+
+
+def find_inputs(given: Sequence[str], out: pathlib.Path) -> list[Input]:
+  """The files that paths, folders and patterns name, each once, in that order.
+
+  Folders are searched recursively, by name, for images and videos; links are followed, hidden files
+  and what this program wrote into `out` are left out.
+
+  Args:
+    given: paths and patterns such as `photos/**/*.jpg`, which a shell may have left alone.
+    out: the folder that results go to.
+  """
+  found: dict[str, Input] = {}
+  for text in given:
+    for item in _expand(text, out):
+      found.setdefault(item.path, item)
+  return list(found.values())
+
+
+def _expand(text: str, out: pathlib.Path) -> Iterator[Input]:
+  if os.path.lexists(text):
+    yield from _below(text, out)
+    return
+  matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
+  for match in matches:
+    yield from _below(match, out)
+  if not matches:
+    what = 'matches no file' if glob.has_magic(text) else 'does not exist'
+    yield Input(text, _kind(text), f'{text} {what}; correct the path.')
+
+
+def _below(path: str, out: pathlib.Path) -> Iterator[Input]:
+  if not os.path.isdir(path):
+    yield Input(path, _kind(path))
+    return
+  files, unreadable = _walk(path, os.path.realpath(out))
+  for name in unreadable:
+    yield Input(name, IMAGE, f'The folder {name} may not be read; change its permissions.')
+  yield from (Input(name, _kind(name)) for name in files)
+  if not files and not unreadable:
+    yield Input(path, IMAGE, f'The folder {path} holds no images or videos.')
+
+
+def _walk(top: str, out: str) -> tuple[list[str], list[str]]:
+  """Paths of the images and videos below a folder, and of the folders that cannot be read."""
+  files, unreadable, seen = [], [], {out}
+  failed = lambda error: unreadable.append(error.filename)
+  for folder, below, names in os.walk(top, onerror=failed, followlinks=True):
+    place = os.path.realpath(folder)
+    below[:] = sorted(name for name in below if not name.startswith('.'))
+    if place in seen:  # `out`, or a link leads in a circle.
+      below.clear()
+      continue
+    seen.add(place)
+    paths = (os.path.join(folder, name) for name in sorted(names) if not name.startswith('.'))
+    files += filter(_looks_right, paths)
+  return files, unreadable
+
+
+def _looks_right(path: str) -> bool:
+  suffix = os.path.splitext(path)[1].lower()
+  if suffix:
+    return suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES
+  try:
+    with open(path, 'rb') if os.path.isfile(path) else open(os.devnull, 'rb') as file:
+      return file.read(8).startswith(_BEGINNINGS)
+  except OSError:
+    return False
+
+
+def _kind(path: str) -> str:
+  return VIDEO if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES else IMAGE

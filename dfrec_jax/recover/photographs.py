@@ -1,0 +1,222 @@
+"""Photographs as people send them, read permissively: whatever shows a picture is one."""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import os
+import pathlib
+import stat
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from dfrec_jax.errors import InputError
+
+LARGEST_PIXELS = 100_000_000
+_LARGEST_BYTES = 2**30
+# Formats whose decoders run nothing and need nothing: PostScript, for one, is a program.
+FORMATS = (
+  *('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'DIB', 'TIFF', 'JPEG2000', 'PPM', 'AVIF', 'HEIF'),
+)
+# Formats in which further pictures are frames or pages, not another view of the first one.
+_SEQUENCES = ('GIF', 'WEBP', 'PNG', 'TIFF', 'AVIF', 'HEIF')
+_HEIF_BRANDS = (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1')
+_PNG_DEPTH_BYTE = 24
+_ALPHA_MODES = ('RGBA', 'LA', 'PA', 'La', 'RGBa')
+
+
+@dataclasses.dataclass(frozen=True)
+class Photograph:
+  """A picture, upright.
+
+  Attributes:
+    pixels: (H, W, 3) uint8 RGB.
+    warnings: sentences about what was lost on the way.
+  """
+
+  pixels: np.ndarray
+  warnings: tuple[str, ...] = ()
+
+
+def read_bytes(path: str | pathlib.Path) -> bytes:
+  """The content of an image's file, of at most a gigabyte.
+
+  Raises:
+    InputError: there is no such file, it is empty, too large, unreadable, or no regular file.
+  """
+  with _open_file(path) as file:
+    if os.fstat(file.fileno()).st_size > _LARGEST_BYTES:
+      raise InputError(
+        f'{path} holds more than a gigabyte, which no photograph does; leave it out.'
+      )
+    return file.read()
+
+
+def file_sha256(path: str | pathlib.Path) -> str:
+  """SHA-256 of a file of any size. Raises as `read_bytes`."""
+  with _open_file(path) as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+@contextlib.contextmanager
+def _open_file(path: str | pathlib.Path) -> Iterator[BinaryIO]:
+  try:
+    status = os.stat(path)
+    # To open a pipe would wait for somebody to write into it.
+    if not stat.S_ISREG(status.st_mode):
+      raise InputError(f'{path} is no regular file; give an image or a video.')
+    if not status.st_size:
+      raise InputError(f'{path} is empty; copy or download it again.')
+    with open(path, 'rb') as file:
+      yield file
+  except FileNotFoundError as error:
+    what = 'leads to a file that does not' if os.path.islink(path) else 'does not'
+    raise InputError(f'{path} {what} exist; correct the path.') from error
+  except PermissionError as error:
+    raise InputError(f'{path} may not be read; change its permissions.') from error
+  except OSError as error:
+    raise InputError(f'{path} cannot be read: {error.strerror or error}; copy it again.') from error
+  except ValueError as error:
+    if isinstance(error, InputError):
+      raise
+    raise InputError(f'{path} is no path of a file: {error}; correct it.') from error
+
+
+def read_photograph(path: str | pathlib.Path, data: bytes | None = None) -> Photograph:
+  """Reads a photograph: any common format, rotation, depth, number of channels and colours.
+
+  Of several frames or pages the first is taken; what is transparent is put on white; colours of
+  another profile than sRGB are converted.
+
+  Args:
+    path: of the file; it names the photograph in errors and warnings.
+    data: the file's content, where it was read already.
+
+  Raises:
+    InputError: one sentence: it is missing, empty, no image, truncated or larger than 100
+      megapixels, which its header tells before anything is decoded.
+  """
+  data = read_bytes(path) if data is None else data
+  image = _open(path, data)
+  width, height = image.size
+  if width * height > LARGEST_PIXELS:
+    raise _too_large(path, f'{width} x {height} pixels')
+  notes = []
+  if _has_more(image):
+    notes.append(f'Of the frames or pages of {path} only the first was looked at.')
+  try:
+    image.load()
+  except MemoryError as error:
+    raise InputError(f'{path} does not fit into memory; shrink it.') from error
+  except Exception as error:
+    raise InputError(f'{path} is truncated or damaged; copy or download it again.') from error
+  try:
+    if image.mode.startswith(('I', 'F')) or _is_16_bit_png(image, data):
+      notes.append(f'{path} has more than 8 bits a channel; the finer ones were dropped.')
+    image, clear = _to_rgb(_upright(image))
+    if clear:
+      notes.append(f'The transparent parts of {path} were put on white.')
+    return Photograph(np.array(image), tuple(notes))
+  except Exception as error:  # Pillow raises whatever a hostile file makes it stumble over.
+    raise InputError(f'{path} cannot be converted to RGB; save it as an 8-bit PNG.') from error
+
+
+def _open(path: str | pathlib.Path, data: bytes) -> Image.Image:
+  formats = _readable()
+  try:
+    return Image.open(io.BytesIO(data), formats=formats)
+  except Image.DecompressionBombError as error:
+    raise _too_large(path, 'too many pixels') from error
+  except Exception as error:
+    if 'HEIF' not in formats and data[4:8] == b'ftyp' and data[8:12] in _HEIF_BRANDS:
+      raise InputError(
+        f"{path} is a HEIC image; install what reads it (pip install -e '.[heif]')."
+      ) from error
+    unknown = isinstance(error, UnidentifiedImageError)
+    what = 'is not an image' if unknown else 'is a damaged image'
+    raise InputError(f'{path} {what}; give a JPEG, PNG or another common format.') from error
+
+
+def _too_large(path: str | pathlib.Path, size: str) -> InputError:
+  return InputError(
+    f'{path} has {size}, and at most {LARGEST_PIXELS // 10**6} megapixels are read; shrink it or '
+    'cut the faces out.'
+  )
+
+
+@functools.cache
+def _readable() -> tuple[str, ...]:
+  """Those of `FORMATS` that this Pillow reads; HEIF, where the extra `heif` is installed."""
+  try:
+    import pillow_heif
+  except ImportError:
+    pass
+  else:
+    pillow_heif.register_heif_opener()
+  Image.init()
+  return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _has_more(image: Image.Image) -> bool:
+  try:
+    return image.format in _SEQUENCES and getattr(image, 'is_animated', False)
+  except Exception:  # A later frame is damaged; the first is what counts.
+    return True
+
+
+def _is_16_bit_png(image: Image.Image, data: bytes) -> bool:
+  # Pillow opens a 16-bit RGB PNG as 8-bit RGB.
+  return image.format == 'PNG' and data[_PNG_DEPTH_BYTE] == 16
+
+
+def _upright(image: Image.Image) -> Image.Image:
+  try:
+    return ImageOps.exif_transpose(image)
+  except Exception:  # Malformed EXIF is common, and says nothing of the picture.
+    return image
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
+  """The image in 8-bit sRGB, and whether some of it was transparent."""
+  if image.mode.startswith(('I', 'F')):
+    image = _to_8_bit(image)
+  if image.mode in _ALPHA_MODES or 'transparency' in image.info:
+    image = image.convert('RGBA')
+    clear = image.getchannel('A').getextrema()[0] < 255
+    white = Image.new('RGBA', image.size, 'white')
+    flat = Image.alpha_composite(white, image).convert('RGB')
+    flat.info = dict(image.info)
+    return _to_srgb(flat), clear
+  return _to_srgb(image), False
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+  """A grey image of 16 or 32 bits, or of floating-point numbers, in 8 bits."""
+  values = np.nan_to_num(np.asarray(image, np.float64))
+  largest = values.max(initial=0)
+  if image.mode == 'F':
+    white = 1 if largest <= 1 else 255 if largest <= 255 else largest
+  else:
+    white = next(top for top in (2**16 - 1, 2**32 - 1) if largest <= top)
+  return Image.fromarray(np.round(np.clip(values / white, 0, 1) * 255).astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+  profile = image.info.get('icc_profile')
+  if profile and image.mode in ('RGB', 'CMYK', 'L'):
+    try:
+      given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+      if 'sRGB' not in ImageCms.getProfileDescription(given):
+        return ImageCms.profileToProfile(image, given, _srgb(), outputMode='RGB')
+    except (ImageCms.PyCMSError, OSError, ValueError):
+      pass  # A profile that does not fit its image says nothing.
+  return image.convert('RGB')
+
+
+@functools.cache
+def _srgb() -> ImageCms.ImageCmsProfile:
+  return ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB'))

@@ -1,0 +1,1 @@
+"""Tracing: which known people a face is most similar to, and how little that may mean."""

@@ -1,0 +1,50 @@
+"""The encoder that a gallery is made with, known again by its weights."""
+
+from collections.abc import Sequence
+import hashlib
+import os
+import pathlib
+
+import numpy as np
+
+from dfrec_jax.encoders import registry
+from dfrec_jax.errors import InputError
+from dfrec_jax.measurements import Embedder
+
+
+class FaceEncoder:
+  """A face encoder with the SHA-256 of its weights, by which a gallery knows it again.
+
+  Attributes:
+    name: one of `registry.ENCODERS`.
+    weights: its file, as an absolute path.
+    sha256: of that file.
+  """
+
+  def __init__(self, name: str, weights: str | os.PathLike):
+    """Reads the weights; the first call compiles.
+
+    Raises:
+      InputError: the name is unknown, it embeds no faces, or the file does not hold its weights.
+    """
+    if not os.fspath(weights):
+      raise InputError(
+        f'The weights of the encoder {name} are needed: give their file with --encoder-weights.'
+      )
+    if not os.path.isfile(weights):
+      raise InputError(f'There is no weights file {weights}; correct --encoder-weights.')
+    encoder = registry.load_encoder(name, weights)
+    self._embed = Embedder(encoder)
+    self.name = name
+    self.weights = os.path.abspath(weights)
+    self.sha256 = file_sha256(weights)
+
+  def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Embeddings (n, D) float32 of unit length of n framed faces (SIDE, SIDE, 3) uint8."""
+    return self._embed(images)
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+  """The SHA-256 of a file in hexadecimal."""
+  with pathlib.Path(path).open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()

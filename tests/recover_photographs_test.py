@@ -1,0 +1,227 @@
+"""Photographs as people send them: what shows a picture is read, and the rest is a sentence."""
+
+import io
+import os
+import struct
+import zlib
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms
+import pytest
+
+from dfrec_jax.errors import InputError
+from dfrec_jax.recover import photographs
+from dfrec_jax.recover.photographs import read_photograph
+
+RED, GREEN = (200, 30, 40), (30, 160, 60)
+
+
+def _picture(size=(40, 24)):
+  """Red with its upper left quarter green."""
+  image = Image.new('RGB', size, RED)
+  image.paste(GREEN, (0, 0, size[0] // 2, size[1] // 2))
+  return image
+
+
+def _close(pixels, colour, tolerance=6):
+  np.testing.assert_allclose(pixels.astype(int), np.broadcast_to(colour, 3), atol=tolerance)
+
+
+def _check(photograph, size=(40, 24), tolerance=6):
+  assert photograph.pixels.shape == (size[1], size[0], 3)
+  assert photograph.pixels.dtype == np.uint8
+  _close(photograph.pixels[2, 2], GREEN, tolerance)
+  _close(photograph.pixels[-3, -3], RED, tolerance)
+
+
+@pytest.mark.parametrize('suffix', ['jpg', 'png', 'webp', 'bmp', 'tif', 'ppm', 'jp2', 'avif'])
+def test_common_formats(tmp_path, suffix):
+  path = tmp_path / f'a.{suffix}'
+  options = {'quality': 95, 'subsampling': 0} if suffix == 'jpg' else {}
+  _picture().save(path, **options)
+  _check(read_photograph(path), tolerance=12)
+  assert not read_photograph(path).warnings
+
+
+def test_a_name_says_nothing(tmp_path):
+  _picture().save(tmp_path / 'a.jpg', 'PNG')
+  _check(read_photograph(tmp_path / 'a.jpg'))
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_the_picture_is_upright(tmp_path, orientation):
+  undo = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+  }
+  stored = _picture() if orientation == 1 else _picture().transpose(undo[orientation])
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  stored.save(tmp_path / 'a.png', exif=exif)
+  _check(read_photograph(tmp_path / 'a.png'))
+
+
+def test_cmyk_and_profiles(tmp_path):
+  _picture().convert('CMYK').save(tmp_path / 'a.jpg', quality=95)
+  _check(read_photograph(tmp_path / 'a.jpg'), tolerance=12)
+  srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+  _picture().save(tmp_path / 'b.png', icc_profile=srgb)
+  _check(read_photograph(tmp_path / 'b.png'), tolerance=0)
+  _picture().save(tmp_path / 'c.png', icc_profile=b'no profile at all' * 20)
+  _check(read_photograph(tmp_path / 'c.png'), tolerance=0)
+  # A profile whose red and blue are swapped is one that does not mean sRGB.
+  swapped = srgb.replace(b'rXYZ', b'tXYZ').replace(b'bXYZ', b'rXYZ').replace(b'tXYZ', b'bXYZ')
+  swapped = swapped.replace('sRGB'.encode('utf-16-be'), 'test'.encode('utf-16-be'))
+  _picture().save(tmp_path / 'd.png', icc_profile=swapped)
+  pixels = read_photograph(tmp_path / 'd.png').pixels
+  assert pixels[-3, -3, 2] > 150 > pixels[-3, -3, 0]
+
+
+def test_sixteen_bits(tmp_path):
+  levels = np.linspace(0, 65535, 12 * 16).reshape(12, 16).astype(np.uint16)
+  cv2.imwrite(str(tmp_path / 'grey.png'), levels)
+  cv2.imwrite(str(tmp_path / 'grey.tif'), levels)
+  cv2.imwrite(str(tmp_path / 'colour.png'), np.stack([levels] * 3, -1))
+  for name in ('grey.png', 'grey.tif', 'colour.png'):
+    photograph = read_photograph(tmp_path / name)
+    np.testing.assert_allclose(photograph.pixels[..., 0], levels / 257, atol=1.01)
+    assert 'more than 8 bits' in photograph.warnings[0]
+    assert name in photograph.warnings[0]
+  Image.fromarray(levels.astype(np.float32) / 65535).save(tmp_path / 'float.tif')
+  pixels = read_photograph(tmp_path / 'float.tif').pixels
+  np.testing.assert_allclose(pixels[..., 1], levels / 257, atol=1.01)
+
+
+def test_alpha_is_put_on_white(tmp_path):
+  image = _picture().convert('RGBA')
+  image.putpixel((39, 23), (0, 0, 0, 0))
+  image.save(tmp_path / 'a.png')
+  photograph = read_photograph(tmp_path / 'a.png')
+  _close(photograph.pixels[23, 39], 255, 0)
+  _check(photograph, tolerance=0)
+  assert 'transparent' in photograph.warnings[0]
+  _picture().convert('RGBA').save(tmp_path / 'b.png')
+  assert not read_photograph(tmp_path / 'b.png').warnings
+
+
+def test_palette_grey_and_black_and_white(tmp_path):
+  _picture().convert('P', palette=Image.Palette.ADAPTIVE).save(tmp_path / 'p.png')
+  _check(read_photograph(tmp_path / 'p.png'))
+  palette = _picture().convert('P', palette=Image.Palette.ADAPTIVE)
+  palette.save(tmp_path / 'clear.png', transparency=palette.getpixel((0, 0)))
+  _close(read_photograph(tmp_path / 'clear.png').pixels[0, 0], 255, 0)
+  for mode in ('L', 'LA', '1'):
+    Image.new(mode, (5, 4), 1 if mode == '1' else 255).save(tmp_path / 'g.png')
+    pixels = read_photograph(tmp_path / 'g.png').pixels
+    assert pixels.shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize('suffix', ['gif', 'webp', 'png', 'tif'])
+def test_of_an_animation_the_first_frame(tmp_path, suffix):
+  path = tmp_path / f'a.{suffix}'
+  _picture().save(path, save_all=True, append_images=[Image.new('RGB', (40, 24), 'blue')])
+  photograph = read_photograph(path)
+  _check(photograph, tolerance=12)
+  assert 'only the first' in photograph.warnings[0]
+
+
+def test_heic(tmp_path):
+  heif = pytest.importorskip('pillow_heif')
+  heif.from_pillow(_picture((64, 64))).save(tmp_path / 'a.heic', quality=95)
+  _check(read_photograph(tmp_path / 'a.heic'), (64, 64), 12)
+
+
+def test_heic_without_its_reader_names_the_extra(tmp_path, monkeypatch):
+  (tmp_path / 'a.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(40))
+  monkeypatch.setattr(photographs, '_readable', lambda: ('JPEG', 'PNG'))
+  with pytest.raises(InputError, match=r'HEIC.*\[heif\]'):
+    read_photograph(tmp_path / 'a.heic')
+
+
+def _png_of(width, height):
+  """The header of a PNG, and hardly any pixels."""
+  chunk = lambda kind, data: (
+    struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+  )
+  header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+  pixels = zlib.compress(bytes(1000))
+  return (
+    b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', pixels) + chunk(b'IEND', b'')
+  )
+
+
+def _encoded(suffix, size=(300, 200)):
+  noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+  data = io.BytesIO()
+  Image.fromarray(noise).save(data, suffix)
+  return data.getvalue()
+
+
+@pytest.mark.parametrize(
+  ('name', 'data', 'says'),
+  [
+    ('empty.jpg', b'', 'is empty'),
+    ('text.jpg', b'Dear Sir or Madam,\n' * 20, 'is not an image'),
+    ('zeros.png', bytes(2000), 'is not an image'),
+    ('bomb.png', _png_of(20_000, 20_000), 'too many pixels.*100 megapixels'),
+    ('large.png', _png_of(11_000, 10_000), '11000 x 10000 pixels.*100 megapixels'),
+    ('short.png', _png_of(2_000, 2_000), 'truncated'),
+    ('half.jpg', _encoded('JPEG')[:20_000], 'truncated'),
+    ('half.png', _encoded('PNG')[:20_000], 'truncated'),
+    ('half.webp', _encoded('WEBP')[:9_000], 'truncated|damaged'),
+    ('header.jpg', _encoded('JPEG')[:30], 'not an image|damaged|truncated'),
+    ('program.eps', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'is not an image'),
+  ],
+  ids=lambda value: value if isinstance(value, str) else '',
+)
+def test_bad_files_are_one_sentence(tmp_path, name, data, says):
+  (tmp_path / name).write_bytes(data)
+  with pytest.raises(InputError, match=says) as raised:
+    read_photograph(tmp_path / name)
+  sentence = str(raised.value)
+  assert name in sentence
+  assert sentence.endswith('.')
+  assert '\n' not in sentence
+
+
+def test_what_is_no_file(tmp_path, monkeypatch):
+  (tmp_path / 'link.jpg').symlink_to(tmp_path / 'gone.jpg')
+  os.mkfifo(tmp_path / 'pipe.jpg')
+  for name, says in (
+    ('missing.jpg', 'does not exist'),
+    ('link.jpg', 'leads to a file that does not exist'),
+    ('pipe.jpg', 'no regular file'),
+    ('', 'no regular file'),
+  ):
+    with pytest.raises(InputError, match=says):
+      read_photograph(tmp_path / name)
+  _picture().save(tmp_path / 'a.png')
+
+  def forbidden(*unused):
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(photographs, 'open', forbidden, raising=False)  # root may read everything.
+  with pytest.raises(InputError, match=r'a\.png may not be read; change its permissions\.'):
+    read_photograph(tmp_path / 'a.png')
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_damage_anywhere_is_a_sentence_or_a_picture():
+  """Bytes changed at random: whatever Pillow stumbles over, nothing but InputError comes out."""
+  rng = np.random.default_rng(0)
+  for suffix in ('JPEG', 'PNG', 'GIF', 'TIFF', 'WEBP'):
+    whole = _encoded(suffix, (30, 20))
+    for _ in range(40):
+      data = bytearray(whole)
+      for place in rng.integers(0, min(len(data), 400), 5):
+        data[place] = rng.integers(256)
+      try:
+        assert read_photograph('x', bytes(data)).pixels.ndim == 3
+      except InputError as error:
+        assert str(error).startswith('x ')
