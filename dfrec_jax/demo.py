@@ -24,7 +24,7 @@ from PIL import Image
 
 from dfrec_jax.checkpointing import write_json
 from dfrec_jax.errors import InputError
-from dfrec_jax.recover import wording
+from dfrec_jax.recover import command_line, wording
 from dfrec_jax.recover.outputs import RESULTS
 from dfrec_jax.recover.photographs import read_photograph
 from dfrec_jax.recover.report import write_report
@@ -231,23 +231,13 @@ def run(arguments: argparse.Namespace) -> None:
     InputError: one sentence on what is wrong with the arguments.
   """
   import_gradio()
-  # Here, since they take seconds and a wrong flag should not.
-  from dfrec_jax.recover import recoverer
+  # Here, since it takes seconds and a wrong flag should not.
   from dfrec_jax.recover.examine import examine
-  from dfrec_jax.recover.finding import make_finder
 
-  finder = None if arguments.already_cropped else arguments.finder
-  if finder:
-    make_finder(finder)
-  gallery = None
-  if arguments.gallery:
-    from dfrec_jax.trace.gallery import Gallery
-
-    gallery = Gallery.load(arguments.gallery, encoder_weights=arguments.encoder_weights)
-  ready = recoverer.load(arguments.checkpoint, false_alarms=arguments.false_alarms)
-  ready.compile()
+  loaded = command_line.load(arguments)
+  loaded['recoverer'].compile()
   serve(
-    functools.partial(examine, recoverer=ready, finder=finder, gallery=gallery),
+    functools.partial(examine, **loaded),
     host=arguments.host,
     port=arguments.port,
     open_browser=arguments.open,
@@ -255,24 +245,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='python -m dfrec_jax.demo',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = command_line.parser('python -m dfrec_jax.demo', __doc__)
   add = parser.add_argument
-  add('--checkpoint', required=True, help='workdir, WORKDIR@best, step, or .safetensors file')
-  add('--already-cropped', action='store_true', help='each picture is the crop of one face')
-  add('--finder', default='cascade', choices=['cascade', 'mesh'], help='of faces; cascade')
-  add(
-    '--false-alarms',
-    type=float,
-    default=0.05,
-    metavar='SHARE',
-    help='of genuine faces that may count as swapped, by the evaluation of the checkpoint; 0.05',
-  )
-  add('--gallery', metavar='FOLDER', help='of known people, of `python -m dfrec_jax.trace index`')
-  add('--encoder-weights', metavar='FILE', help="of the gallery's encoder, if they were moved")
   add('--host', default='127.0.0.1', help='address to listen on; 127.0.0.1, this machine alone')
   add('--port', type=int, default=7860, help='to listen on; 7860')
   add('--open', action='store_true', help='show the page in a browser at once')

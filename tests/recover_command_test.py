@@ -99,7 +99,7 @@ def test_ten_faces_and_none(tmp_path, everything_is_swapped, no_report):
   ten, none = examine.examine(paths, tmp_path / 'out', make_recoverer())['inputs']
   assert [face['number'] for face in ten['faces']] == list(range(1, 11))
   assert len({tuple(face['crop']) for face in ten['faces']}) == 10
-  assert (none['status'], none['faces'], none['files']) == ('done', [], {})
+  assert (none['status'], none['faces'], list(none['files'])) == ('done', [], ['boxes'])
   assert 'No face was found in' in none['warnings'][-1]
   assert 'none.png' in none['warnings'][-1]
 

@@ -175,7 +175,7 @@ def test_pictures_to_look_at(tmp_path):
   np.testing.assert_array_equal(painted[:, :10], crop[:, :10])
   assert painted[0, 15, 0] > 150 > 80 > painted[0, 15, 1]
   assert drawing.mask_image(mask)[0, 15] == 255
-  heat = drawing.heat_map(np.array([[0, 16, drawing.HOTTEST, 200]], np.float32)).sum(-1)[0]
+  heat = drawing.heat_map(np.array([[0, 4, drawing.HOTTEST, 200]], np.float32)).sum(-1)[0]
   assert heat[0] < heat[1] < heat[2] == heat[3]
   picture = np.zeros((800, 3200, 3), np.uint8)
   face = Crop((400, 200, 200, 300), Square(0, 0, 10), crop)

@@ -212,6 +212,22 @@ def test_nothing_comes_from_elsewhere(results, out):
   assert "default-src 'none'" in policy and 'unsafe-inline' not in policy.split('script-src')[1]
 
 
+def test_a_target_candidate_that_is_near_the_source_is_marked(results, out):
+  one, other = {'person': 'one'}, {'person': 'other'}
+  for target, marked in (([one, other], True), ([other], False)):
+    face = swapped_face('a')
+    known = face['candidates']['source'][0]
+    face['candidates'] = {
+      'source': [{**known, **one}],
+      'target': [{**known, **person} for person in target],
+    }
+    text = wording.first_place(face['candidates'], 'target')
+    assert ('more likely the person who was pasted' in text) == marked
+    assert 'pasted' not in wording.first_place(face['candidates'], 'source')
+    page = Page(render({**results, 'inputs': [entry('a', 'nasty-1', [face])]}, out))
+    assert page.text.count('also near the source') == marked
+
+
 def test_missing_and_damaged_pictures_are_named(results, out):
   (out / 'nasty-1/face-1/target.png').unlink()
   (out / 'nasty-1/restored.png').write_bytes(b'no picture')

@@ -13,7 +13,7 @@ IMAGE_SUFFIXES = (
 )
 VIDEO_SUFFIXES = (
   *('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.m2v', '.ts', '.mts'),
-  *('.m2ts', '.wmv', '.flv', '.3gp', '.ogv', '.mxf'),
+  *('.m2ts', '.wmv', '.flv', '.3gp', '.ogv', '.mxf', '.h264', '.264', '.hevc', '.h265', '.265'),
 )
 # How the files begin that are taken from a folder though their names have no suffix.
 _BEGINNINGS = (b'\xff\xd8\xff', b'\x89PNG\r\n', b'GIF8', b'RIFF', b'BM', b'II*\0', b'MM\0*')

@@ -135,9 +135,14 @@ def similarity(value: float) -> str:
   return f'{round(value, 2) + 0.0:.2f}'
 
 
-def first_place(candidates: Sequence[Mapping[str, Any]], who: str) -> str:
-  """How little it may mean that somebody is the nearest to the recovered source or target."""
-  first = candidates[0]
+def first_place(candidates: Mapping[str, Sequence[Mapping[str, Any]]], who: str) -> str:
+  """How little it may mean that somebody is the nearest to the recovered source or target.
+
+  Args:
+    candidates: of a face, by `source` and `target`.
+    who: which of the two.
+  """
+  first = candidates[who][0]
   rate = first['best_match_rate']
   if rate is None:
     chance = 'How often strangers find somebody as similar is not known of so small a gallery.'
@@ -146,7 +151,21 @@ def first_place(candidates: Sequence[Mapping[str, Any]], who: str) -> str:
       f'Of people who are not in the gallery, {one_in(rate, first["queries"])} would find somebody '
       'at least as similar.'
     )
-  return f'Nearest to the recovered {who} is {first["person"]}. {chance}'
+  sentences = f'Nearest to the recovered {who} is {first["person"]}. {chance}'
+  if who == 'target' and near_source(first, candidates):
+    sentences += (
+      f' {first["person"]} is also near the recovered source: a recovered target often keeps '
+      'features of the pasted face, so this is more likely the person who was pasted than the one '
+      'who was covered.'
+    )
+  return sentences
+
+
+def near_source(
+  candidate: Mapping[str, Any], candidates: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> bool:
+  """Whether somebody near the recovered target is among those near the recovered source."""
+  return candidate['person'] in [other['person'] for other in candidates.get('source', ())]
 
 
 def over_time(track: Mapping[str, Any], threshold: float) -> str:

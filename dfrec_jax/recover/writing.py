@@ -59,11 +59,9 @@ class Writer:
         if recovered:
           restored = put_back(restored, recovered.target, crop.square)
         faces.append(self._face(job, place, recovered, candidates.get((job.index, place)), folder))
-      files = {}
-      if faces:
-        files['boxes'] = 'boxes.jpg'
-        boxes = drawing.draw_boxes(picture, job.crops, [p.swapped for p in job.predictions])
-        drawing.write_image(folder / files['boxes'], boxes)
+      files = {'boxes': 'boxes.jpg'}  # Also without faces: it shows what was looked at.
+      boxes = drawing.draw_boxes(picture, job.crops, [p.swapped for p in job.predictions])
+      drawing.write_image(folder / files['boxes'], boxes)
       if restored is not picture:
         files['restored'] = 'restored.png'
         drawing.write_image(folder / files['restored'], restored)
