@@ -59,9 +59,9 @@ def test_a_whole_picture_is_made_square():
 def test_put_back(square):
   picture = _noise(100, 100)
   crop = cut(picture, square, 1000)
-  np.testing.assert_array_equal(crops.put_back(picture, crop, square), picture)
+  np.testing.assert_array_equal(crops.put_back(picture, crop, crop, square), picture)
   before = picture.copy()
-  result = crops.put_back(picture, np.full_like(crop, 77), square)
+  result = crops.put_back(picture, crop, np.full_like(crop, 77), square)
   np.testing.assert_array_equal(picture, before)
   middle = square.top + square.side // 2, square.left + square.side // 2
   assert (result[middle] == 77).all()
@@ -74,7 +74,8 @@ def test_put_back(square):
 
 def test_the_edge_is_feathered_but_where_the_picture_ends():
   picture = np.zeros((100, 100, 3), np.uint8)
-  result = crops.put_back(picture, np.full((60, 60, 3), 200, np.uint8), Square(0, 20, 60))
+  found = np.zeros((60, 60, 3), np.uint8)
+  result = crops.put_back(picture, found, np.full_like(found, 200), Square(0, 20, 60))
   row = result[50, :, 0].astype(int)
   assert row[0] == 200
   assert 0 < row[59] < row[57] < 200
@@ -85,18 +86,38 @@ def test_a_shrunk_crop_leaves_untouched_detail():
   picture = _noise(200, 200)
   square = Square(20, 20, 160)
   small = cut(picture, square, 40)
-  np.testing.assert_array_equal(crops.put_back(picture, small, square), picture)
+  np.testing.assert_array_equal(crops.put_back(picture, small, small, square), picture)
   changed = small.astype(int)
   changed[:, :20] += 10
-  result = crops.put_back(picture, np.clip(changed, 0, 255).astype(np.uint8), square)
+  result = crops.put_back(picture, small, np.clip(changed, 0, 255).astype(np.uint8), square)
   np.testing.assert_array_equal(result[40:160, 120:], picture[40:160, 120:])
   assert (result[60:140, 40:80] != picture[60:140, 40:80]).mean() > 0.8
 
 
 def test_put_back_outside_of_the_picture_changes_nothing():
   picture = _noise(40, 40)
-  result = crops.put_back(picture, _noise(20, 20), Square(50, 50, 20))
+  crop = _noise(20, 20)
+  result = crops.put_back(picture, crop, crop // 2, Square(50, 50, 20))
   np.testing.assert_array_equal(result, picture)
+
+
+def test_overlapping_crops_do_not_undo_each_other():
+  picture = np.full((100, 200, 3), 50, np.uint8)
+  left, right = Square(0, 0, 100), Square(60, 0, 100)
+  for first, second in ((left, right), (right, left)):
+    result = picture
+    for square in (first, second):
+      found = cut(picture, square, 100)
+      recovered = found.copy()
+      if square is first:
+        recovered[30:70, 30:70] = 150
+      result = crops.put_back(result, found, recovered, square)
+    middle = result[30:70, first.left + 30 : first.left + 70]
+    assert (middle == 150).all()
+
+
+def test_a_picture_too_thin_for_a_face():
+  assert crops.find_crops(_noise(3, 5000), finding.make_finder('cascade'), 1.45) == []
 
 
 def test_warnings():

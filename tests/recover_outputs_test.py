@@ -59,7 +59,21 @@ def test_links_and_circles(tmp_path):
 
 def test_results_are_no_inputs(tmp_path):
   _touch(tmp_path / 'a.jpg', tmp_path / 'out' / 'a-0' / 'restored.png')
-  assert _names(find_inputs([str(tmp_path)], tmp_path / 'out')) == ['a.jpg']
+  out, earlier = tmp_path / 'out', tmp_path / 'earlier'
+  assert _names(find_inputs([str(tmp_path)], out)) == ['a.jpg']
+  assert _names(find_inputs([str(tmp_path / '**' / '*.*')], out)) == ['a.jpg']
+  _touch(earlier / 'a-0' / 'restored.png')
+  (earlier / outputs.RESULTS).write_text('{"tool": {"name": "dfrec_jax"}}')
+  assert _names(find_inputs([str(tmp_path)], out)) == ['a.jpg']
+  (item,) = find_inputs([str(out)], out)
+  assert 'is where the results go' in item.error
+
+
+def test_a_file_of_several_spellings_is_one(tmp_path, monkeypatch):
+  _touch(tmp_path / 'a.jpg')
+  monkeypatch.chdir(tmp_path)
+  found = find_inputs(['a.jpg', './a.jpg', str(tmp_path / 'a.jpg')], tmp_path / 'out')
+  assert [item.path for item in found] == ['a.jpg']
 
 
 def test_patterns_and_what_is_not_there(tmp_path):
@@ -86,7 +100,7 @@ def test_patterns_and_what_is_not_there(tmp_path):
 )
 def test_names_of_folders_are_harmless(path):
   name = folder_name(path, '0' * 64)
-  assert re.fullmatch(r'[A-Za-z0-9_][A-Za-z0-9._-]{0,39}-[0-9a-f]{10}', name)
+  assert re.fullmatch(r'[A-Za-z0-9_][A-Za-z0-9._-]{0,39}-[0-9a-f]{16}', name)
   assert name != folder_name(f'other/{path}', '0' * 64)
   assert name != folder_name(path, '1' * 64)
   assert name == folder_name(path, '0' * 64)
@@ -133,11 +147,25 @@ def test_what_is_stored_must_agree(tmp_path):
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
-  for name in ('.a-0123456789.part', '.mine.part', 'a-0123456789'):
+  for name in ('.a-0123456789abcdef.part', '.mine.part', 'a-0123456789'):
     (tmp_path / name).mkdir()
-  (tmp_path / '.b-0123456789.part').write_bytes(b'a file')
+  (tmp_path / '.b-0123456789abcdef.part').write_bytes(b'a file')
   with OutputFolder(tmp_path, {}):
-    assert sorted(os.listdir(tmp_path)) == ['.b-0123456789.part', '.mine.part', 'a-0123456789']
+    assert sorted(os.listdir(tmp_path)) == [
+      '.b-0123456789abcdef.part',
+      '.mine.part',
+      'a-0123456789',
+    ]
+
+
+def test_results_of_other_settings_are_removed_at_once(tmp_path):
+  with OutputFolder(tmp_path, {'seed': 0}) as folder:
+    folder.write_results([], [])
+  (tmp_path / outputs.REPORT).write_text('of seed 0')
+  with OutputFolder(tmp_path, {'seed': 0}):
+    assert sorted(os.listdir(tmp_path)) == [outputs.REPORT, outputs.RESULTS]
+  with OutputFolder(tmp_path, {'seed': 1}):
+    assert not os.listdir(tmp_path)
 
 
 def test_one_process_at_a_time(tmp_path):

@@ -106,6 +106,19 @@ def test_other_images_are_refused(image):
     make_recoverer().recover([faces()[0], image])
 
 
+def test_a_crop_that_is_not_square_is_continued_and_cut_back():
+  image = faces()[0]
+  part = image[:, 8:-8]
+  found = make_recoverer().recover([part], seed=4)[0]
+  whole = np.pad(part, ((0, 0), (8, 8), (0, 0)), 'edge')
+  expected = make_recoverer().recover([whole], seed=4)[0]
+  np.testing.assert_array_equal(found.target, expected.target[:, 8:-8])
+  assert found.mask.shape == part.shape[:2]
+  assert found.score == expected.score
+  with pytest.raises(InputError, match='Image 0 is a list; give a NumPy array'):
+    make_recoverer().recover([part.tolist()])
+
+
 def test_settings_out_of_range(tmp_path):
   loaded = checkpointing.load_model(write_model(tmp_path / 'm.safetensors'))
   for setting, says in (

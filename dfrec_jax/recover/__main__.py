@@ -16,7 +16,7 @@ import warnings
 from absl import logging
 
 from dfrec_jax.errors import InputError
-from dfrec_jax.recover import command_line
+from dfrec_jax.recover import command_line, wording
 
 
 def recover(arguments: argparse.Namespace) -> int:
@@ -59,9 +59,11 @@ def _summary(results: dict[str, Any], output: str) -> str:
   failed = len(results['inputs']) - len(done)
   faces = [face for entry in done for face in entry['faces']]
   swapped = sum(face['swapped'] for face in faces)
-  words = f'{len(done)} inputs with {len(faces)} faces, of which {swapped} look swapped'
-  words += f'; {failed} inputs could not be done, results.json says why.' if failed else '.'
-  return f'{words}\nReport: {os.path.join(output, "report.html")}'
+  inputs, seen = wording.count(len(done), 'input'), wording.count(len(faces), 'face')
+  words = f'{inputs} with {seen}, of which {swapped} score as swapped'
+  if failed:
+    words += f'; {wording.count(failed, "input")} could not be done, results.json says why'
+  return f'{words}.\nReport: {os.path.join(output, "report.html")}'
 
 
 def _parser() -> argparse.ArgumentParser:

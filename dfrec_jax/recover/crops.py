@@ -13,6 +13,7 @@ from input_pipeline.transforms import resize
 
 # A larger crop is shrunk to it: models see a tenth of it, and several of them must fit in memory.
 LARGEST_SIDE = 2048
+_LEAST_PICTURE = 16  # Side in pixels below which no finder looks for faces.
 # A picture more elongated than this is no crop of a face.
 _LARGEST_ASPECT = 2.0
 _FEATHER = 0.06  # Width of the soft edge, a share of the square's side.
@@ -57,6 +58,8 @@ def find_crops(picture: np.ndarray, finder: FaceFinder, margin: float) -> list[C
     finder: finds the faces; see `finding.make_finder`. Not to be shared between threads.
     margin: the square's side in units of the oval's larger side, as stored with the checkpoint.
   """
+  if min(picture.shape[:2]) < _LEAST_PICTURE:
+    return []
   crops = []
   for face in finder.find(picture):
     square = square_around(face.box, margin)
@@ -77,19 +80,29 @@ def whole_picture(picture: np.ndarray, name: str = 'The picture') -> Crop:
       f'{name} is {width} x {height} pixels, which is no crop of a face; leave out '
       '--already-cropped.'
     )
-  square = Square((width - side) // 2, (height - side) // 2, side)
+  square = middle_square(picture)
   return Crop((0.0, 0.0, float(width), float(height)), square, cut(picture, square, LARGEST_SIDE))
 
 
-def put_back(picture: np.ndarray, recovered: np.ndarray, square: Square) -> np.ndarray:
+def middle_square(picture: np.ndarray) -> Square:
+  """The smallest square around a picture (H, W, 3), in its middle."""
+  height, width = picture.shape[:2]
+  side = max(height, width)
+  return Square((width - side) // 2, (height - side) // 2, side)
+
+
+def put_back(
+  picture: np.ndarray, found: np.ndarray, recovered: np.ndarray, square: Square
+) -> np.ndarray:
   """A copy of the picture with a recovered crop in its place, its edge feathered.
 
   What the recovery left as it was stays as it was, to the last bit, also where the crop had been
-  shrunk: changes are put back, not pictures.
+  shrunk: changes are put back, not pictures. So overlapping crops do not undo each other.
 
   Args:
-    picture: (H, W, 3) uint8.
-    recovered: (S, S, 3) uint8, the crop recovered, at the crop's own side.
+    picture: (H, W, 3) uint8, in which other faces may have been put back already.
+    found: (S, S, 3) uint8, the crop as it was cut.
+    recovered: (S, S, 3) uint8, the crop recovered.
     square: where it was cut.
   """
   height, width = picture.shape[:2]
@@ -99,7 +112,7 @@ def put_back(picture: np.ndarray, recovered: np.ndarray, square: Square) -> np.n
   result = picture.copy()
   if top >= bottom or left >= right:
     return result
-  change = recovered.astype(np.float32) - cut(picture, square, len(recovered))
+  change = recovered.astype(np.float32) - found
   if len(recovered) != side:
     change = cv2.resize(change, (side, side), interpolation=cv2.INTER_CUBIC)
   inner = np.s_[top - square.top : bottom - square.top, left - square.left : right - square.left]

@@ -78,9 +78,9 @@ def examine(
         results = folder.write_results(entries, left)
       except OSError as error:
         raise InputError(f'{out} cannot be written: {error.strerror or error}.') from error
+    report.write_report(results, out)
     if number and left:
       raise Interrupted(number, len(entries), len(found))
-    report.write_report(results, out)
   return results
 
 

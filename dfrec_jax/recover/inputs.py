@@ -3,8 +3,11 @@
 from collections.abc import Iterator, Sequence
 import dataclasses
 import glob
+import json
 import os
 import pathlib
+
+from dfrec_jax.recover.outputs import RESULTS, TOOL
 
 IMAGE, VIDEO = 'image', 'video'
 IMAGE_SUFFIXES = (
@@ -38,7 +41,7 @@ def find_inputs(given: Sequence[str], out: pathlib.Path) -> list[Input]:
   """The files that paths, folders and patterns name, each once, in that order.
 
   Folders are searched recursively, by name, for images and videos; links are followed, hidden files
-  and what this program wrote into `out` are left out.
+  and what this program wrote, into `out` or another folder, are left out.
 
   Args:
     given: paths and patterns such as `photos/**/*.jpg`, which a shell may have left alone.
@@ -46,28 +49,32 @@ def find_inputs(given: Sequence[str], out: pathlib.Path) -> list[Input]:
   """
   found: dict[str, Input] = {}
   for text in given:
-    for item in _expand(text, out):
-      found.setdefault(item.path, item)
+    for item in _expand(text, os.path.realpath(out)):
+      found.setdefault(os.path.abspath(item.path), item)
   return list(found.values())
 
 
-def _expand(text: str, out: pathlib.Path) -> Iterator[Input]:
+def _expand(text: str, out: str) -> Iterator[Input]:
   if os.path.lexists(text):
     yield from _below(text, out)
     return
   matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
   for match in matches:
-    yield from _below(match, out)
+    if not pathlib.Path(os.path.realpath(match)).is_relative_to(out):
+      yield from _below(match, out)
   if not matches:
     what = 'matches no file' if glob.has_magic(text) else 'does not exist'
     yield Input(text, _kind(text), f'{text} {what}; correct the path.')
 
 
-def _below(path: str, out: pathlib.Path) -> Iterator[Input]:
+def _below(path: str, out: str) -> Iterator[Input]:
   if not os.path.isdir(path):
     yield Input(path, _kind(path))
     return
-  files, unreadable = _walk(path, os.path.realpath(out))
+  if os.path.realpath(path) == out:
+    yield Input(path, IMAGE, f'{path} is where the results go; name another folder for them.')
+    return
+  files, unreadable = _walk(path, out)
   for name in unreadable:
     yield Input(name, IMAGE, f'The folder {name} may not be read; change its permissions.')
   yield from (Input(name, _kind(name)) for name in files)
@@ -82,7 +89,8 @@ def _walk(top: str, out: str) -> tuple[list[str], list[str]]:
   for folder, below, names in os.walk(top, onerror=failed, followlinks=True):
     place = os.path.realpath(folder)
     below[:] = sorted(name for name in below if not name.startswith('.'))
-    if place in seen:  # `out`, or a link leads in a circle.
+    # `out`, or a link leads in a circle, or recovered faces of an earlier run.
+    if place in seen or _holds_results(place):
       below.clear()
       continue
     seen.add(place)
@@ -91,13 +99,24 @@ def _walk(top: str, out: str) -> tuple[list[str], list[str]]:
   return files, unreadable
 
 
+def _holds_results(folder: str) -> bool:
+  """Whether it is a folder that this program wrote."""
+  try:
+    with open(os.path.join(folder, RESULTS), encoding='utf-8') as file:
+      return json.load(file)['tool']['name'] == TOOL
+  except (OSError, ValueError, KeyError, TypeError):
+    return False
+
+
 def _looks_right(path: str) -> bool:
   suffix = os.path.splitext(path)[1].lower()
   if suffix:
     return suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES
   try:
     with open(path, 'rb') if os.path.isfile(path) else open(os.devnull, 'rb') as file:
-      return file.read(8).startswith(_BEGINNINGS)
+      beginning = file.read(8)
+      # HEIC, AVIF and MP4 begin with a length.
+      return beginning.startswith(_BEGINNINGS) or beginning[4:] == b'ftyp'
   except OSError:
     return False
 

@@ -3,28 +3,46 @@
 from collections.abc import Mapping
 import contextlib
 import hashlib
+from importlib import metadata
 import json
 import os
 import pathlib
+import platform
 import re
 import shutil
 from typing import Any
+
+import jax
 
 import dfrec_jax
 from dfrec_jax.checkpointing import write_json
 from dfrec_jax.errors import InputError
 
-RESULTS, RESULT = 'results.json', 'result.json'
+TOOL = 'dfrec_jax'
+RESULTS, RESULT, REPORT = 'results.json', 'result.json', 'report.html'
 SCHEMA = 1
 _LONGEST_NAME = 40
-_UNFINISHED = re.compile(r'\.[A-Za-z0-9._-]+-[0-9a-f]{10}\.part')
+_DIGITS = 16
+_UNFINISHED = re.compile(rf'\.[A-Za-z0-9._-]+-[0-9a-f]{{{_DIGITS}}}\.part')
+# What computes or decodes: other versions of it may give other bytes.
+_LIBRARIES = ('jax', 'jaxlib', 'numpy', 'opencv-python-headless', 'Pillow', 'av', 'pillow-heif')
 
 
 def header(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
   """What makes results comparable: they are kept where it is the same, and made anew otherwise."""
+  libraries = {}
+  for name in _LIBRARIES:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+      libraries[name] = metadata.version(name)
+  device = jax.devices()[0]
   return {
     'schema': SCHEMA,
-    'tool': {'name': 'dfrec_jax', 'version': dfrec_jax.__version__},
+    'tool': {
+      'name': TOOL,
+      'version': dfrec_jax.__version__,
+      'libraries': libraries,
+      'platform': f'{platform.system()} {platform.machine()}, {device.device_kind}',
+    },
     'checkpoint': dict(checkpoint),
     'settings': dict(settings),
   }
@@ -49,9 +67,21 @@ class OutputFolder:
     if not _lock(self._lock):
       os.close(self._lock)
       raise InputError(f'Another process writes into {path}; wait for it, or name another folder.')
+    self._discard_others()
     for left in self.path.glob('.*.part'):
       if _UNFINISHED.fullmatch(left.name) and left.is_dir() and not left.is_symlink():
         shutil.rmtree(left)
+
+  def _discard_others(self) -> None:
+    """Removes the results of an earlier run with other settings, which name files of this one."""
+    try:
+      stored = json.loads((self.path / RESULTS).read_text('utf-8'))
+      same = {name: stored.get(name) for name in self._head} == self._head
+    except (OSError, ValueError, AttributeError):
+      same = False
+    if not same:
+      for name in (RESULTS, REPORT):
+        (self.path / name).unlink(missing_ok=True)
 
   def __enter__(self) -> 'OutputFolder':
     return self
@@ -100,19 +130,21 @@ class OutputFolder:
 
 
 def folder_name(path: str, sha256: str) -> str:
-  """The folder of an input: its name, made harmless, and ten digits of its path and content."""
+  """The folder of an input: its name, made harmless, and 16 digits of its path and content."""
   stem = os.path.splitext(os.path.basename(os.path.normpath(path)))[0]
   slug = re.sub(r'[^A-Za-z0-9._-]+', '-', stem)[:_LONGEST_NAME].strip('.-') or 'input'
   digest = hashlib.sha256(os.fsencode(path) + b'\0' + sha256.encode())
-  return f'{slug}-{digest.hexdigest()[:10]}'
+  return f'{slug}-{digest.hexdigest()[:_DIGITS]}'
 
 
-def failed(name: str, sentence: str) -> dict[str, Any]:
-  """The entry of an input that could not be done."""
+def failed(
+  name: str, sentence: str, *, kind: str | None = None, sha256: str | None = None
+) -> dict[str, Any]:
+  """The entry of an input that could not be done, with what is known of it."""
   return {
     'input': name,
-    'sha256': None,
-    'kind': None,
+    'sha256': sha256,
+    'kind': kind,
     'status': 'failed',
     'error': sentence,
     'warnings': [],

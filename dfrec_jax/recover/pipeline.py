@@ -13,6 +13,8 @@ import sys
 import threading
 from typing import Any
 
+from absl import logging
+
 from dfrec_jax.errors import InputError
 from dfrec_jax.recover import inputs
 from dfrec_jax.recover.budget import Budget
@@ -72,6 +74,7 @@ class Pipeline:
     self._stop, self._interruptible = threading.Event(), False
     self._fatal: BaseException | None = None
     self._lock = threading.Lock()
+    self._digests: dict[int, str] = {}
     self.entries: dict[int, dict[str, Any]] = {}
 
   def stop(self) -> None:
@@ -129,6 +132,7 @@ class Pipeline:
   def _open(self, index: int, item: inputs.Input, finder: FaceFinder | None) -> Job | None:
     """A job with its faces; None where there is nothing left to do."""
     job, data = Job.open(index, item)
+    self._digests[index] = job.sha256
     stored = self._out.stored(job.folder)
     if stored:
       self._finish(index, stored)
@@ -225,8 +229,13 @@ class Pipeline:
     except MemoryError:
       sentence = f'{item.path} does not fit into memory; shrink it.'
     except Exception as error:
-      sentence = f'{item.path} could not be recovered ({type(error).__name__}: {error}).'
-    self._finish(index, failed(item.path, sentence))
+      logging.info('%s', item.path, exc_info=True)
+      sentence = (
+        f'{item.path} could not be recovered, by an error that was not foreseen '
+        f'({type(error).__name__}); save it as a PNG, or leave it out.'
+      )
+    digest = self._digests.get(index)
+    self._finish(index, failed(item.path, sentence, kind=item.kind, sha256=digest))
     return None
 
   def _finish(self, index: int, entry: dict[str, Any]) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 from dfrec_jax.calibration import Calibration, weights_sha256
 from dfrec_jax.checkpointing import LoadedModel, load_model
 from dfrec_jax.errors import InputError
+from dfrec_jax.recover.crops import middle_square
 from dfrec_jax.resolution import mask_to_photograph, to_photograph
+from input_pipeline.prepare.tracks import cut
 from input_pipeline.transforms import resize
 
 PRETRAINED = 'pretrained'
@@ -139,26 +141,26 @@ class Recoverer:
     """Recovers crops of faces.
 
     Args:
-      images: any number of (H, W, 3) uint8 crops, also of different sizes.
+      images: any number of (H, W, 3) uint8 crops, also of different sizes. The model sees squares:
+        a crop that is none is continued at its shorter sides.
       seed: of the masking keys, 0 to 2^32 - 1; every image gets the same ones.
 
     Returns:
       One result for each, which does not depend on the others.
 
     Raises:
-      InputError: an image of another shape or type, or a seed out of range.
+      InputError: an image of another shape or type, a seed out of range, or a batch that does not
+        fit into the device's memory.
     """
     for number, image in enumerate(images):
-      if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise InputError(
-          f'Image {number} is of type {image.dtype} and shape {image.shape}; give uint8 of '
-          '(height, width, 3).'
-        )
+      _check_image(number, image)
     results = []
     for start in range(0, len(images), self.batch_size):
-      batch = images[start : start + self.batch_size]
+      given = images[start : start + self.batch_size]
+      batch = [_made_square(image) for image in given]
       predictions = self.predict([self.shrink(image) for image in batch], seed=seed)
-      results += map(self.enlarge, batch, predictions)
+      recovered = map(self.enlarge, batch, predictions)
+      results += [_cut_like(r, image) for r, image in zip(recovered, given, strict=True)]
     return results
 
   def shrink(self, image: np.ndarray) -> np.ndarray:
@@ -171,7 +173,14 @@ class Recoverer:
     self.compile()
     batch = np.zeros((self.batch_size, self.image_size, self.image_size, 3), np.uint8)
     batch[: len(images)] = images
-    out = jax.device_get(self._program(self._variables, batch, np.uint32(seed)))
+    try:
+      out = jax.device_get(self._program(self._variables, batch, np.uint32(seed)))
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      raise InputError(
+        f'{self.batch_size} faces at once do not fit into memory; choose a smaller batch size.'
+      ) from error
     return [
       self._prediction(batch[i], {k: v[i] for k, v in out.items()}) for i in range(len(images))
     ]
@@ -204,6 +213,33 @@ class Recoverer:
       false_alarm_rate=self.calibration and self.calibration.false_alarm_rate(score),
       swapped=score >= self.threshold,
     )
+
+
+def _check_image(number: int, image: Any) -> None:
+  if not isinstance(image, np.ndarray):
+    raise InputError(f'Image {number} is a {type(image).__name__}; give a NumPy array.')
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+    raise InputError(
+      f'Image {number} is of type {image.dtype} and shape {image.shape}; give uint8 of '
+      '(height, width, 3).'
+    )
+
+
+def _made_square(image: np.ndarray) -> np.ndarray:
+  return cut(image, middle_square(image), max(image.shape))
+
+
+def _cut_like(recovered: Recovered, image: np.ndarray) -> Recovered:
+  """What was recovered from a picture made square, where the picture is."""
+  height, width = image.shape[:2]
+  square = middle_square(image)
+  inner = np.s_[-square.top : height - square.top, -square.left : width - square.left]
+  arrays = {
+    field.name: value[inner]
+    for field in dataclasses.fields(recovered)
+    if isinstance(value := getattr(recovered, field.name), np.ndarray)
+  }
+  return dataclasses.replace(recovered, **arrays)
 
 
 def _predict(model, draws, variables, images, seed):

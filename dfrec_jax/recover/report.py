@@ -21,8 +21,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from dfrec_jax.recover import drawing, wording
+from dfrec_jax.recover.outputs import REPORT
 
-NAME = 'report.html'
 LARGEST_SIDE = 384  # of a thumbnail, in pixels
 _LARGEST_PLOT = 960
 _QUALITY = 82
@@ -62,7 +62,7 @@ def write_report(
   Returns:
     The report's path.
   """
-  page = _environment().get_template(NAME)
+  page = _environment().get_template(REPORT)
   script = jinja2.PackageLoader(__package__).get_source(page.environment, 'report.js')[0]
   entries = list(enumerate(results['inputs'], 1))
   done = [(number, entry) for number, entry in entries if entry['status'] == 'done']
@@ -80,8 +80,8 @@ def write_report(
     'script': Markup(script),
     'script_hash': base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
   }
-  place = out / NAME
-  beside = out / f'.{NAME}.part'
+  place = out / REPORT
+  beside = out / f'.{REPORT}.part'
   with beside.open('w', encoding='utf-8') as file:
     file.writelines(page.generate(context))
   beside.replace(place)

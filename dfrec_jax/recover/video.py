@@ -219,8 +219,8 @@ def _restore(
   for which, place in present:
     if faces[which].swapped:
       square = plan.tracks[which].squares[place]
-      recovered = cut(frame.pixels, square, _LARGEST_CROP) + changes.get((which, place))
-      restored = crops.put_back(restored, recovered, square)
+      found = cut(frame.pixels, square, _LARGEST_CROP)
+      restored = crops.put_back(restored, found, found + changes.get((which, place)), square)
   return restored
 
 

@@ -99,8 +99,9 @@ class FaceWriter:
         'overlay': drawing.overlay(best.crop, merged.mask),
         'source': merged.source,
         'target': merged.target,
-        'spread': drawing.heat_map(merged.spread),
       }
+      if instability is not None:
+        pictures['spread'] = drawing.heat_map(merged.spread)
       singles = {'source': best.recovered.source, 'target': best.recovered.target}
       for name, pixels in pictures.items():
         files[name] = f'{folder}/{name}.png'

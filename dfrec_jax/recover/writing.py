@@ -57,7 +57,7 @@ class Writer:
         swapped = job.predictions[place].swapped
         recovered = self._enlarge(job, place) if swapped else None
         if recovered:
-          restored = put_back(restored, recovered.target, crop.square)
+          restored = put_back(restored, crop.pixels, recovered.target, crop.square)
         faces.append(self._face(job, place, recovered, candidates.get((job.index, place)), folder))
       files = {'boxes': 'boxes.jpg'}  # Also without faces: it shows what was looked at.
       boxes = drawing.draw_boxes(picture, job.crops, [p.swapped for p in job.predictions])
@@ -136,8 +136,9 @@ class Writer:
         'overlay.jpg': drawing.overlay(crop.pixels, recovered.mask),
         'source.png': recovered.source,
         'target.png': recovered.target,
-        'spread.jpg': drawing.heat_map(recovered.spread),
       }
+      if recovered.instability is not None:
+        pictures['spread.jpg'] = drawing.heat_map(recovered.spread)
     for name, pixels in pictures.items():
       drawing.write_image(folder / own / name, pixels)
     square = crop.square
