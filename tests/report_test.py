@@ -12,7 +12,8 @@ from PIL import Image
 import pytest
 
 from dfrec_jax.recover import wording
-from dfrec_jax.recover.report import LARGEST_SIDE, write_report
+from dfrec_jax.recover.drawing import LARGEST_THUMBNAIL
+from dfrec_jax.recover.report import write_report
 from tests import browsing
 
 NASTY = 'evidence/<script>alert("x")</script> \'&amp;\' Grüße 東京 \u202egpj.exe \udcff.jpg'
@@ -194,7 +195,7 @@ def test_every_picture_is_embedded_small_and_described(results, out):
     assert kind in ('data:image/jpeg', 'data:image/png')
     with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
       assert picture.size == (int(image['width']), int(image['height']))
-      assert max(picture.size) <= LARGEST_SIDE
+      assert max(picture.size) <= LARGEST_THUMBNAIL
   boxes = next(image for image in images if 'numbered box' in image['alt'])
   assert (boxes['width'], boxes['height']) == ('384', '307')
 

@@ -33,6 +33,7 @@ _WAITING_BATCHES = 4
 _LONGEST_WAIT = 0.02  # Seconds until the state of the other threads is looked at again.
 _NICENESS = 19  # Of the threads beside the model: they take what it leaves.
 _MOST_THREADS = 8
+_TURN = 0.0005  # Seconds after which a thread that runs Python lets another one.
 
 
 class Stopped(BaseException):
@@ -98,7 +99,8 @@ class Pipeline:
     readers = [_start(self._keep_reading, waiting) for _ in range(_between(2, cores))]
     writers = [_start(self._keep_writing) for _ in range(_between(1, cores // 2))]
     try:
-      self._keep_recovering(len(readers))
+      with _quick_turns():
+        self._keep_recovering(len(readers))
     except Stopped:
       pass
     finally:
@@ -247,6 +249,17 @@ class Pipeline:
     """Ends the run with an error."""
     self._fatal = self._fatal or error
     self._stop.set()
+
+
+@contextlib.contextmanager
+def _quick_turns() -> Iterator[None]:
+  """Lets the thread of the model wait less for Python's lock: it needs it seldom and shortly."""
+  before = sys.getswitchinterval()
+  sys.setswitchinterval(_TURN)
+  try:
+    yield
+  finally:
+    sys.setswitchinterval(before)
 
 
 def _start(run: Callable[..., None], *args: Any) -> threading.Thread:

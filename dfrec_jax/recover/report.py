@@ -23,7 +23,6 @@ from PIL import Image
 from dfrec_jax.recover import drawing, wording
 from dfrec_jax.recover.outputs import REPORT
 
-LARGEST_SIDE = 384  # of a thumbnail, in pixels
 _LARGEST_PLOT = 960
 _QUALITY = 82
 _THREADS = min(4, os.cpu_count() or 1)
@@ -118,7 +117,27 @@ def _pictures(entry: Mapping[str, Any], out: pathlib.Path) -> dict[str, Any]:
 
 
 def _thumbnail(path: str, out: pathlib.Path) -> Picture:
-  return _embed(path, out, LARGEST_SIDE, 'JPEG', quality=_QUALITY)
+  # The picture itself must be there: a page of thumbnails alone would hide that files are missing.
+  place, side = out / path, drawing.LARGEST_THUMBNAIL
+  for small in (drawing.thumbnail_path(place), place) if place.is_file() else ():
+    found = _as_it_is(path, small, out, side)
+    if found:
+      return found
+  return _embed(path, out, side, 'JPEG', quality=_QUALITY)
+
+
+def _as_it_is(path: str, small: pathlib.Path, out: pathlib.Path, side: int) -> Picture | None:
+  """A file below `out`, if it is a JPEG of at most `side` pixels; nothing is decoded."""
+  if small.suffix != '.jpg' or not small.resolve().is_relative_to(out.resolve()):
+    return None
+  try:
+    data = small.read_bytes()
+    with Image.open(io.BytesIO(data), formats=('JPEG',)) as image:
+      if max(image.size) > side:
+        return None
+      return _picture(path, data, 'JPEG', image.size)
+  except (OSError, SyntaxError, ValueError):
+    return None
 
 
 def _plot(path: str, out: pathlib.Path) -> Picture:
@@ -135,11 +154,16 @@ def _embed(path: str, out: pathlib.Path, side: int, encoding: str, **options: An
     with Image.open(place, formats=('JPEG', 'PNG')) as image:
       image.thumbnail((side, side))
       image.convert('RGB').save(encoded, encoding, **options)
-      width, height = image.size
+      size = image.size
   except (OSError, SyntaxError, ValueError):
     return Picture(path)
-  data = base64.b64encode(encoded.getvalue()).decode()
-  return Picture(path, f'data:image/{encoding.lower()};base64,{data}', width, height)
+  return _picture(path, encoded.getvalue(), encoding, size)
+
+
+def _picture(path: str, data: bytes, encoding: str, size: tuple[int, int]) -> Picture:
+  return Picture(
+    path, f'data:image/{encoding.lower()};base64,{base64.b64encode(data).decode()}', *size
+  )
 
 
 def _in_order(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:

@@ -195,7 +195,7 @@ def _show(
         restored = _restore(frame, plan, faces, changes, present)
         film.write(frame.pixels, restored, marks, frame.time, frame.slot)
         if sample == typical:
-          drawing.write_image(out / files['restored'], restored)
+          drawing.write_shown(out / files['restored'], restored)
       if sample == typical:
         video_outputs.save_marked(frame.pixels, marks, out / files['boxes'])
       for face in faces:

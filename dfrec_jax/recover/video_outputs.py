@@ -90,7 +90,7 @@ class FaceWriter:
     swapped = score >= self._recoverer.threshold
     picture = f'{folder}/frame.jpg'
     files, images, instability, candidates = {'crop': f'{folder}/crop.png'}, [picture], None, {}
-    drawing.write_image(self._out / files['crop'], best.crop)
+    drawing.write_shown(self._out / files['crop'], best.crop)
     if swapped:
       merged = average(shots)
       instability = merged.instability
@@ -108,7 +108,7 @@ class FaceWriter:
         drawing.write_image(self._out / files[name], pixels)
       for name, pixels in singles.items():
         images.append(f'{folder}/{name}-of-best-frame.png')
-        drawing.write_image(self._out / images[-1], pixels)
+        drawing.write_shown(self._out / images[-1], pixels)
       candidates = self._search(shots)
     box, crop = self._places(track, best.place)
     entry = {
@@ -214,4 +214,4 @@ def save_marked(pixels: np.ndarray, marks: Sequence[Mark], path: pathlib.Path) -
   picture = Image.fromarray(pixels)
   size = min(max(max(picture.size) // 64, 12), 28)
   draw_marks(picture, marks, scale, ImageFont.load_default(size), estimate=False)
-  drawing.write_image(path, np.asarray(picture))
+  drawing.write_shown(path, np.asarray(picture))

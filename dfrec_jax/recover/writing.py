@@ -61,10 +61,10 @@ class Writer:
         faces.append(self._face(job, place, recovered, candidates.get((job.index, place)), folder))
       files = {'boxes': 'boxes.jpg'}  # Also without faces: it shows what was looked at.
       boxes = drawing.draw_boxes(picture, job.crops, [p.swapped for p in job.predictions])
-      drawing.write_image(folder / files['boxes'], boxes)
+      drawing.write_shown(folder / files['boxes'], boxes)
       if restored is not picture:
         files['restored'] = 'restored.png'
-        drawing.write_image(folder / files['restored'], restored)
+        drawing.write_shown(folder / files['restored'], restored)
       entry = self._entry(job, faces, files)
       finish(entry)
     return entry
@@ -132,15 +132,16 @@ class Writer:
     if recovered:
       pictures = {
         'crop.png': crop.pixels,
-        'mask.png': drawing.mask_image(recovered.mask),
         'overlay.jpg': drawing.overlay(crop.pixels, recovered.mask),
         'source.png': recovered.source,
         'target.png': recovered.target,
       }
       if recovered.instability is not None:
         pictures['spread.jpg'] = drawing.heat_map(recovered.spread)
+      drawing.write_image(folder / own / 'mask.png', drawing.mask_image(recovered.mask))
     for name, pixels in pictures.items():
-      drawing.write_image(folder / own / name, pixels)
+      drawing.write_shown(folder / own / name, pixels)
+    names = [*pictures, 'mask.png'] if recovered else pictures
     square = crop.square
     return {
       'number': place + 1,
@@ -152,7 +153,7 @@ class Writer:
       'warnings': job.warnings[place],
       'instability': recovered.instability if recovered else None,
       'draws': self._recoverer.draws,
-      'files': below(job.folder, {name.split('.')[0]: f'{own}/{name}' for name in pictures}),
+      'files': below(job.folder, {name.split('.')[0]: f'{own}/{name}' for name in names}),
       'candidates': candidates or {},
     }
 
