@@ -226,7 +226,7 @@ def test_a_target_candidate_that_is_near_the_source_is_marked(results, out):
     assert ('more likely the person who was pasted' in text) == marked
     assert 'pasted' not in wording.first_place(face['candidates'], 'source')
     page = Page(render({**results, 'inputs': [entry('a', 'nasty-1', [face])]}, out))
-    assert page.text.count('also near the source') == marked
+    assert page.text.count('nearest to the source, too') == marked
 
 
 def test_missing_and_damaged_pictures_are_named(results, out):

@@ -154,7 +154,7 @@ def first_place(candidates: Mapping[str, Sequence[Mapping[str, Any]]], who: str)
   sentences = f'Nearest to the recovered {who} is {first["person"]}. {chance}'
   if who == 'target' and near_source(first, candidates):
     sentences += (
-      f' {first["person"]} is also near the recovered source: a recovered target often keeps '
+      f' {first["person"]} is also nearest to the recovered source: a recovered target often keeps '
       'features of the pasted face, so this is more likely the person who was pasted than the one '
       'who was covered.'
     )
@@ -164,8 +164,9 @@ def first_place(candidates: Mapping[str, Sequence[Mapping[str, Any]]], who: str)
 def near_source(
   candidate: Mapping[str, Any], candidates: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> bool:
-  """Whether somebody near the recovered target is among those near the recovered source."""
-  return candidate['person'] in [other['person'] for other in candidates.get('source', ())]
+  """Whether somebody near the recovered target is the nearest to the recovered source."""
+  source = candidates.get('source')
+  return bool(source) and candidate['person'] == source[0]['person']
 
 
 def over_time(track: Mapping[str, Any], threshold: float) -> str:
