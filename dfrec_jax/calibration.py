@@ -17,19 +17,59 @@ import ml_collections
 import numpy as np
 
 FILE = 'calibration.json'
-_SCHEMA = 1
+_SCHEMA = 2
+# The first one has a pristine score for each swap of a photograph, and counts no people.
+_READABLE = (1, _SCHEMA)
+
+
+def origin(example: Mapping[str, Any]) -> dict[str, str]:
+  """What tells one example's photograph from another: its `content` and its `person`."""
+  pixels = np.ascontiguousarray(example['forged'])
+  content = hashlib.sha256(f'{pixels.shape}'.encode() + pixels.tobytes()).hexdigest()
+  return {'content': content, 'person': example['target_identity']}
+
+
+def distinct_scores(
+  rows: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, list[float]], int | None]:
+  """Scores of an evaluation, each pristine photograph counted once.
+
+  A photograph is pristine as often as somebody was pasted onto it; counted so often, few people
+  would pass for many.
+
+  Args:
+    rows: `score`, `label` (0 pristine, 1 forged) and what `origin` says of each example.
+
+  Returns:
+    The scores, `pristine` and `forged`, and how many people the pristine photographs show; None
+    where it is not known of all.
+  """
+  pristine = {row['content']: row for row in reversed(rows) if row['label'] == 0}
+  people = {row['person'] for row in pristine.values()}
+  scores = {
+    'pristine': [row['score'] for row in pristine.values()],
+    'forged': [row['score'] for row in rows if row['label'] == 1],
+  }
+  return scores, len(people) if people and '' not in people else None
 
 
 def make_record(
-  scores: Mapping[str, Sequence[float]], *, checkpoint: str, step: int, sha256: str, data: str
+  scores: Mapping[str, Sequence[float]],
+  *,
+  checkpoint: str,
+  step: int,
+  sha256: str,
+  data: str,
+  people: int | None = None,
 ) -> dict[str, Any]:
   """The content of `calibration.json`.
 
   Args:
-    scores: of the examples, `pristine` and `forged`, each in [0, 1].
+    scores: of the examples, `pristine` and `forged`, each in [0, 1]; of `distinct_scores`.
     checkpoint, step: what was evaluated.
     sha256: of its weights.
     data: what it was evaluated on, in words.
+    people: how many the pristine photographs show, if it is known.
   """
   return {
     'schema': _SCHEMA,
@@ -37,6 +77,7 @@ def make_record(
     'step': step,
     'sha256': sha256,
     'data': data,
+    'people': people,
     **{kind: sorted(map(float, scores[kind])) for kind in ('pristine', 'forged')},
   }
 
@@ -53,7 +94,10 @@ def parse_record(text: str) -> dict[str, Any] | None:
   """As `read_record`, of the content; None if it is not of this schema."""
   try:
     record = json.loads(text)
-    if record['schema'] != _SCHEMA or not isinstance(record['data'], str):
+    if record['schema'] not in _READABLE or not isinstance(record['data'], str):
+      return None
+    people = record.get('people')
+    if not (people is None or (type(people) is int and people > 0)):
       return None
     scores = [np.array(record[kind], np.float64) for kind in ('pristine', 'forged')]
     valid = all(s.ndim == 1 and ((s >= 0) & (s <= 1)).all() for s in scores)
@@ -107,11 +151,13 @@ class Calibration:
   Attributes:
     data: what was evaluated on.
     pristine, forged: float64, sorted.
+    people: how many the pristine photographs show; None where it is not known.
   """
 
   data: str
   pristine: np.ndarray
   forged: np.ndarray
+  people: int | None = None
 
   @classmethod
   def of(cls, record: Mapping[str, Any] | None) -> 'Calibration | None':
@@ -119,7 +165,7 @@ class Calibration:
     if not record or not record['pristine']:
       return None
     scores = (np.sort(np.array(record[kind], np.float64)) for kind in ('pristine', 'forged'))
-    return cls(record['data'], *scores)
+    return cls(record['data'], *scores, record.get('people'))
 
   def false_alarm_rate(self, score: float) -> float:
     """The share of pristine photographs that score at least as high."""
@@ -140,4 +186,9 @@ class Calibration:
 
   def summary(self) -> dict[str, Any]:
     """For results.json."""
-    return {'data': self.data, 'pristine': len(self.pristine), 'forged': len(self.forged)}
+    return {
+      'data': self.data,
+      'pristine': len(self.pristine),
+      'forged': len(self.forged),
+      'people': self.people,
+    }

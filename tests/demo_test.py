@@ -90,7 +90,10 @@ def test_in_a_browser(tmp_path):
     # Gradio leaves out some signs of the names; the folders that it puts them into do not show.
     names = [name.strip() for name in report.locator('.summary .name').all_inner_texts()]
     assert names[0].endswith("b'.jpg") and '/' not in names[0] and names[1] == 'bad.jpg'
-    assert report.locator('.summary .tag').all_inner_texts() == ['Swap found', 'Not examined']
+    assert report.locator('.summary .tag').all_inner_texts() == [
+      'Scores as swapped',
+      'Not examined',
+    ]
     assert 'bad.jpg' in report.locator('.failures').inner_text()
     assert browsing.unloaded_images(report) == []
     report.locator('.slider input').fill('20')

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import zlib
 
@@ -64,7 +65,9 @@ def test_the_picture_is_upright(tmp_path, orientation):
   exif = Image.Exif()
   exif[0x0112] = orientation
   stored.save(tmp_path / 'a.png', exif=exif)
-  _check(read_photograph(tmp_path / 'a.png'))
+  photograph = read_photograph(tmp_path / 'a.png')
+  _check(photograph)
+  assert photograph.turned == (orientation != 1)
 
 
 def test_cmyk_and_profiles(tmp_path):
@@ -96,6 +99,41 @@ def test_sixteen_bits(tmp_path):
   Image.fromarray(levels.astype(np.float32) / 65535).save(tmp_path / 'float.tif')
   pixels = read_photograph(tmp_path / 'float.tif').pixels
   np.testing.assert_allclose(pixels[..., 1], levels / 257, atol=1.01)
+
+
+@pytest.mark.parametrize('bits', [8, 10, 12, 14, 16])
+def test_fewer_bits_in_a_deeper_file(tmp_path, bits):
+  white = 2**bits - 1
+  levels = np.linspace(0, white, 200).reshape(10, 20)
+  Image.fromarray(levels.astype(np.uint16)).save(tmp_path / 'a.tif')
+  Image.fromarray(levels.astype(np.int32)).save(tmp_path / 'b.tif')
+  Image.fromarray(levels.astype(np.float32)).save(tmp_path / 'c.tif')
+  for name in ('a.tif', 'b.tif', 'c.tif'):
+    photograph = read_photograph(tmp_path / name)
+    np.testing.assert_allclose(photograph.pixels[..., 0], levels / white * 255, atol=1.5)
+    assert f'values up to {white}; {white} was taken for white' in photograph.warnings[0]
+
+
+def test_what_is_no_number_is_black_or_white(tmp_path, monkeypatch):
+  monkeypatch.setattr(photographs, '_ROWS_PIXELS', 1)
+  values = np.array([[0.5, np.nan], [np.inf, -np.inf]], np.float32)
+  Image.fromarray(values).save(tmp_path / 'a.tif')
+  np.testing.assert_array_equal(
+    read_photograph(tmp_path / 'a.tif').pixels[..., 0], [[128, 0], [255, 0]]
+  )
+
+
+def test_sixteen_bits_of_colour(tmp_path):
+  levels = np.linspace(0, 65535, 12 * 16).reshape(12, 16).astype(np.uint16)
+  for name, values in (
+    ('bright.tif', levels),
+    ('dark.tif', levels // 16),
+    ('dark.png', levels // 16),
+  ):
+    cv2.imwrite(str(tmp_path / name), np.stack([values] * 3, -1))
+    warnings = read_photograph(tmp_path / name).warnings
+    assert 'more than 8 bits' in warnings[0]
+    assert any('is dark throughout' in warning for warning in warnings) == name.startswith('dark')
 
 
 def test_alpha_is_put_on_white(tmp_path):
@@ -188,6 +226,34 @@ def test_bad_files_are_one_sentence(tmp_path, name, data, says):
   assert name in sentence
   assert sentence.endswith('.')
   assert '\n' not in sentence
+
+
+@pytest.mark.parametrize('progressive', [False, True])
+def test_a_jpeg_that_is_cut_off_at_its_end(progressive):
+  noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+  encoded = io.BytesIO()
+  Image.fromarray(noise).save(encoded, 'JPEG', progressive=progressive)
+  data = encoded.getvalue()
+  whole = read_photograph('a.jpg', data)
+  assert not whole.warnings
+  for missing in (1, 2):
+    photograph = read_photograph('a.jpg', data[:-missing])
+    np.testing.assert_array_equal(photograph.pixels, whole.pixels)
+    assert 'nothing but its end mark is missing' in photograph.warnings[0]
+  if progressive:
+    # What is gone of it is gone everywhere.
+    with pytest.raises(InputError, match='truncated'):
+      read_photograph('a.jpg', data[:-1000])
+    return
+  photograph = read_photograph('a.jpg', data[: -len(data) // 25])
+  (warning,) = photograph.warnings
+  (lost,) = re.findall(r'of its 200 rows the last (\d+) are missing', warning)
+  assert 4 <= int(lost) <= 20
+  kept = 200 - int(lost)
+  np.testing.assert_array_equal(photograph.pixels[:kept], whole.pixels[:kept])
+  assert (photograph.pixels[kept : kept + 4] != whole.pixels[kept : kept + 4]).any()
+  with pytest.raises(InputError, match='truncated'):
+    read_photograph('a.jpg', data[: -len(data) // 5])
 
 
 def test_what_is_no_file(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Recovery of crops: the same as evaluation's, whatever the batch, and what scores mean."""
 
 import functools
+import json
 import subprocess
 import sys
 
@@ -139,7 +140,12 @@ def test_loading(tmp_path):
   assert isinstance(loaded, recoverer.Recoverer)
   assert (loaded.margin, loaded.image_size, loaded.draws, loaded.batch_size) == (1.6, 32, 2, 8)
   assert loaded.checkpoint['step'] == 3
-  assert loaded.checkpoint['calibration'] == {'data': 'test faces', 'pristine': 100, 'forged': 50}
+  assert loaded.checkpoint['calibration'] == {
+    'data': 'test faces',
+    'pristine': 100,
+    'forged': 50,
+    'people': 80,
+  }
   assert len(loaded.checkpoint['sha256']) == 64
   older = dfrec_jax.load(write_model(tmp_path / 'old.safetensors', margin=None, calibrated=False))
   assert (older.margin, older.threshold, older.false_alarms) == (1.45, 0.5, None)
@@ -184,6 +190,11 @@ def test_a_calibration_is_of_its_weights_only(tmp_path):
   assert not calibration.of_same_weights(loaded.calibration, changed)
   for text in ('', 'null', '[]', '{"schema": 2}', '{"schema": 1, "data": "", "pristine": [2]}'):
     assert calibration.parse_record(text) is None
+  for change in ({'schema': 3}, {'people': 0}, {'people': '80'}, {'forged': [2.0]}):
+    assert calibration.parse_record(json.dumps({**loaded.calibration, **change})) is None
+  # The first schema counted no people.
+  older = {key: value for key, value in loaded.calibration.items() if key != 'people'}
+  assert Calibration.of(calibration.parse_record(json.dumps({**older, 'schema': 1}))).people is None
 
 
 def test_a_workdir_carries_its_evaluation(tmp_path):

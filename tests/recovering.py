@@ -38,6 +38,7 @@ def write_model(path, *, calibrated: bool = True, margin: float | None = 1.6) ->
     step=3,
     sha256=calibration.weights_sha256(variables),
     data='test faces',
+    people=80,
   )
   stored = record if calibrated else None
   write_model_file(str(path), variables, json.loads(config.to_json()), 3, stored)

@@ -128,14 +128,19 @@ def results():
   inputs[1]['warnings'] = ['No face was found in nobody.png.']
   return {
     'schema': 1,
-    'tool': {'name': 'dfrec_jax', 'version': '0.1.0'},
+    'tool': {
+      'name': 'dfrec_jax',
+      'version': '0.1.0',
+      'libraries': {'jax': '0.9.9', 'numpy': '9.9.9'},
+      'platform': 'Linux x86_64, cpu',
+    },
     'checkpoint': {
       'path': 'runs/<mine>',
       'step': 2700,
       'sha256': 'c' * 64,
       'size': 'nano',
       'image_size': 96,
-      'calibration': {'data': 'val.csv', 'pristine': 128, 'forged': 256},
+      'calibration': {'data': 'val.csv', 'pristine': 128, 'forged': 256, 'people': 90},
     },
     'settings': {'seed': 7, 'draws': 4, 'threshold': 0.93, 'false_alarms': 0.05, 'gallery': None},
     'gallery': {
@@ -248,17 +253,26 @@ def test_it_states_what_was_examined_and_how(results, out):
     'step 2700',
     '2024-05-17',
     'An estimate, never proof of identity',
-    '2 of the 128 genuine photographs of the evaluation (1.6\u00a0%) scored as high or higher.',
+    '2 of the 128 genuine photographs of the evaluation (of 90 people), 1.6\u00a0%, scored as high '
+    'or higher.',
     'varies inside the mask by 3.2 of 255 grey levels',
     'No face was found in nobody.png.',
     'film-1/side_by_side.mp4',
     '2 of them score at least 0.930; the lowest is 0.500, the highest 0.990.',
-    'Swap found in 1 of 2 faces',
+    '1 of 2 faces scores as swapped',
+    'Face 1: scores as swapped',
     'Face 2: no swap found',
+    '3 faces were examined; of as many genuine ones about 0.2 would score as swapped.',
+    'Genuine faces often get a mask, too: it is no evidence of a swap',
+    'own photographs, not on recovered faces, for which chance may do more.',
+    'jax 0.9.9, numpy 9.9.9',
+    'Linux x86_64, cpu',
+    '128 genuine (of 90 people) and 256 forged photographs',
     'Recovered target of that frame alone, an estimate',
     'fewer than 1 in 2,970',
     '1 in 420',
-    'people who are not in the gallery, 1 in 4 would find somebody at least as similar.',
+    'people who are not in the gallery, 1 in 4 would find somebody at least as similar by a '
+    'photograph; by a recovered face it may be more.',
     'compared by mobilefacenet',
     'The run was stopped before 1 further input.',
     'late <b>.jpg',
@@ -312,9 +326,41 @@ def test_a_score_is_never_rounded_to_certainty():
 
 
 def test_no_false_alarm_among_few_is_no_proof_of_none():
-  sentence = wording.false_alarms({'false_alarm_rate': 0.0}, {'pristine': 128})
+  face = {'false_alarm_rate': 0.0}
+  sentence = wording.false_alarms(face, {'pristine': 128, 'people': None})
   # (1 - p)^128 = 0.05 at p = 2.3 %.
   assert 'None of the 128' in sentence and '2.3\u00a0%' in sentence
+  assert 'if each shows another person' in sentence
+  # Of people, who may be there in several photographs: (1 - p)^60 = 0.05 at p = 4.9 %.
+  sentence = wording.false_alarms(face, {'pristine': 128, 'people': 60})
+  assert '(of 60 people)' in sentence and '4.9\u00a0%' in sentence
+  assert 'counted by people' in sentence
+
+
+def test_how_many_genuine_faces_would_score_as_swapped():
+  many = wording.expected_alarms(300, 0.05)
+  assert many == '300 faces were examined; of as many genuine ones about 15 would score as swapped.'
+  one = wording.expected_alarms(1, 0.05)
+  assert one == '1 face was examined; of genuine ones about 5\u00a0% score as swapped.'
+  assert 'is not known' in wording.expected_alarms(2, None)
+
+
+def test_a_picture_that_was_turned_and_a_face_of_a_single_draw(results, out):
+  face = swapped_face('nasty-1', instability=None, draws=1)
+  given = entry('a.jpg', 'nasty-1', [face])
+  whole = Page(render({**results, 'inputs': [given]}, out))
+  assert 'of the upright picture' not in whole.text
+  assert not any('heat map' in image['alt'] for image in whole.all('img'))
+  turned = Page(render({**results, 'inputs': [{**given, 'turned': True}]}, out))
+  assert 'sides and boxes are of the upright picture' in turned.text
+
+
+def test_results_of_a_tool_that_named_no_libraries(results, out):
+  for name in ('libraries', 'platform'):
+    del results['tool'][name]
+  del results['checkpoint']['calibration']['people']
+  text = render(results, out)
+  assert 'Computed' not in text
 
 
 @pytest.mark.parametrize('width', [1280, 390])

@@ -6,7 +6,7 @@ from typing import Any
 
 from dfrec_jax.errors import InputError
 
-_CACHE = os.path.join('~', '.cache', 'dfrec_jax', 'xla')
+CACHE = os.path.join('~', '.cache', 'dfrec_jax', 'xla')
 
 
 def parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -35,11 +35,19 @@ def parser(prog: str, description: str) -> argparse.ArgumentParser:
   add('--encoder-weights', metavar='FILE', help="of the gallery's encoder, if they were moved")
   add(
     '--compilation-cache',
-    default=_CACHE,
+    default=CACHE,
     metavar='FOLDER',
-    help=f'of compiled programs, the only other thing written; empty for none; {_CACHE}',
+    help=f'of compiled programs, the only other thing written; empty for none; {CACHE}',
   )
   return result
+
+
+def use_cache(folder: str) -> None:
+  """Keeps compiled programs in a folder; empty for none, and JAX's own variable goes first."""
+  import jax  # It takes a second, and a wrong flag should not.
+
+  if folder and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(folder))
 
 
 def load(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -49,13 +57,9 @@ def load(arguments: argparse.Namespace) -> dict[str, Any]:
     InputError: one sentence on what is wrong with the flags.
   """
   # Here, since they take seconds and a wrong flag should not.
-  import jax
-
   from dfrec_jax.recover import finding, recoverer
 
-  cache = os.path.expanduser(arguments.compilation_cache)
-  if cache and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-    jax.config.update('jax_compilation_cache_dir', cache)
+  use_cache(arguments.compilation_cache)
   if not 0.001 <= arguments.fps <= 240:
     raise InputError(f'--fps is {arguments.fps}; it must be from 0.001 to 240.')
   recoverer.check_seed(arguments.seed)

@@ -18,8 +18,8 @@ _LEAST_PICTURE = 16  # Side in pixels below which no finder looks for faces.
 _LARGEST_ASPECT = 2.0
 _FEATHER = 0.06  # Width of the soft edge, a share of the square's side.
 
-# A face is unlike the training data where it is less symmetric or sharp than this: so are 1 % of
-# frontal crops of LFW (1,200 measured).
+# A face is unusual where it is less symmetric or sharp than this: so are 1 % of 1,200 frontal press
+# photographs (LFW).
 _LEAST_SYMMETRY = 0.07
 _LEAST_SHARPNESS = 0.195
 # Where there are landmarks: how far the tip of the nose may be from the middle between the cheeks,
@@ -133,7 +133,7 @@ def _feathered(side: int, square: Square, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def warnings_of(crop: Crop, image_size: int, name: str = 'The face') -> list[str]:
-  """Sentences on how a face differs from what models are trained on.
+  """Sentences on how a face differs from frontal press photographs, as models are trained on.
 
   Tiny: the crop has fewer pixels than the model's image. Profile: brows, eyes and mouth are less
   like their mirror image than in 99 % of frontal photographs (`source_frames.symmetry`), or the
@@ -154,15 +154,20 @@ def warnings_of(crop: Crop, image_size: int, name: str = 'The face') -> list[str
   seen = resize(crop.pixels, _JUDGED_SIDE)
   points = crop.face.points if crop.face else None
   if points is not None and turn(points) > _LARGEST_TURN:
-    sentences.append(f'{name} is turned aside further than any in the training photographs.')
+    sentences.append(
+      f'{name} is turned aside further than any of 1,200 frontal press photographs (LFW).'
+    )
   elif points is None and symmetry(seen) < _LEAST_SYMMETRY:
     sentences.append(
       f'{name} is turned aside or partly covered: its halves are less alike than those of 99 of '
-      '100 training photographs.'
+      '100 frontal press photographs (1,200 of LFW).'
     )
   # Of an enlarged face it is known already.
   if side >= image_size and sharpness(seen) < _LEAST_SHARPNESS:
-    sentences.append(f'{name} is blurred: it is less sharp than 99 of 100 training photographs.')
+    sentences.append(
+      f'{name} is blurred: it is less sharp than 99 of 100 frontal press photographs (1,200 of '
+      'LFW).'
+    )
   return sentences
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from dfrec_jax.errors import InputError
 from dfrec_jax.recover import inputs, photographs
 from dfrec_jax.recover.crops import Crop, find_crops, warnings_of, whole_picture
+from dfrec_jax.recover.finding import QuickCascade
 from dfrec_jax.recover.outputs import folder_name
 from dfrec_jax.recover.photographs import Photograph
 from dfrec_jax.recover.recoverer import Prediction, Recoverer
@@ -38,6 +39,7 @@ class Job:
     index: its place among the inputs.
     item, sha256, folder: the file, its content, and the name of its folder in OUT.
     photograph, crops: what was read and found, of an image.
+    smallest_face: larger side of the smallest oval that was looked for, in pixels; None if unknown.
     seen: each crop at the model's size.
     warnings: of each face.
     predictions: what the model says of each crop, None before it does.
@@ -48,6 +50,7 @@ class Job:
   sha256: str
   folder: str
   photograph: Photograph | None = None
+  smallest_face: float | None = None
   crops: Sequence[Crop] = ()
   seen: Sequence[np.ndarray] = ()
   warnings: Sequence[list[str]] = ()
@@ -87,6 +90,8 @@ class Job:
       self.crops = [whole_picture(pixels, name)]
     else:
       self.crops = find_crops(pixels, finder, recoverer.margin)
+      if isinstance(finder, QuickCascade):
+        self.smallest_face = finder.smallest_face(pixels.shape)
     self.seen = [recoverer.shrink(crop.pixels) for crop in self.crops]
     self.warnings = [
       warnings_of(crop, recoverer.image_size, f'Face {number} of {name}')

@@ -12,7 +12,7 @@ import stat
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
 from dfrec_jax.errors import InputError
 
@@ -26,6 +26,14 @@ FORMATS = (
 _SEQUENCES = ('GIF', 'WEBP', 'PNG', 'TIFF', 'AVIF', 'HEIF')
 _HEIF_BRANDS = (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1')
 _PNG_DEPTH_BYTE = 24
+_BITS_PER_SAMPLE, _ORIENTATION = 258, 0x0112  # tags of TIFF and EXIF
+# Cameras and scanners keep 10, 12 or 14 bits in 16: white is the least of these that is reached.
+_WHITES = (255, 1023, 4095, 16383, 65535)
+_ROWS_PIXELS = 1_000_000  # Pixels that are converted from deeper ones together.
+_DARK = 64
+# A JPEG may lack so large a share of its rows, at its end; with more it is refused.
+_MOST_LOST = 0.1
+_END_OF_JPEG = b'\xff\xd9'
 _ALPHA_MODES = ('RGBA', 'LA', 'PA', 'La', 'RGBa')
 
 
@@ -36,10 +44,12 @@ class Photograph:
   Attributes:
     pixels: (H, W, 3) uint8 RGB.
     warnings: sentences about what was lost on the way.
+    turned: whether it was turned or mirrored to be upright, as its EXIF says.
   """
 
   pixels: np.ndarray
   warnings: tuple[str, ...] = ()
+  turned: bool = False
 
 
 def read_bytes(path: str | pathlib.Path) -> bytes:
@@ -68,7 +78,7 @@ def _open_file(path: str | pathlib.Path) -> Iterator[BinaryIO]:
     status = os.stat(path)
     # To open a pipe would wait for somebody to write into it.
     if not stat.S_ISREG(status.st_mode):
-      raise InputError(f'{path} is no regular file; give an image or a video.')
+      raise InputError(f'{path} is no regular file; give the path of a file.')
     if not status.st_size:
       raise InputError(f'{path} is empty; copy or download it again.')
     with open(path, 'rb') as file:
@@ -90,7 +100,7 @@ def read_photograph(path: str | pathlib.Path, data: bytes | None = None) -> Phot
   """Reads a photograph: any common format, rotation, depth, number of channels and colours.
 
   Of several frames or pages the first is taken; what is transparent is put on white; colours of
-  another profile than sRGB are converted.
+  another profile than sRGB are converted. Of a JPEG the last tenth of the rows may be missing.
 
   Args:
     path: of the file; it names the photograph in errors and warnings.
@@ -108,19 +118,13 @@ def read_photograph(path: str | pathlib.Path, data: bytes | None = None) -> Phot
   notes = []
   if _has_more(image):
     notes.append(f'Of the frames or pages of {path} only the first was looked at.')
+  image = _load(path, image, data, notes)
   try:
-    image.load()
-  except MemoryError as error:
-    raise InputError(f'{path} does not fit into memory; shrink it.') from error
-  except Exception as error:
-    raise InputError(f'{path} is truncated or damaged; copy or download it again.') from error
-  try:
-    if image.mode.startswith(('I', 'F')) or _is_16_bit_png(image, data):
-      notes.append(f'{path} has more than 8 bits a channel; the finer ones were dropped.')
-    image, clear = _to_rgb(_upright(image))
+    turned, deep = _is_turned(image), _is_deep(image, data)
+    image, clear = _to_rgb(_to_8_bit(path, _upright(image), deep, notes))
     if clear:
       notes.append(f'The transparent parts of {path} were put on white.')
-    return Photograph(np.array(image), tuple(notes))
+    return Photograph(np.array(image), tuple(notes), turned)
   except Exception as error:  # Pillow raises whatever a hostile file makes it stumble over.
     raise InputError(f'{path} cannot be converted to RGB; save it as an 8-bit PNG.') from error
 
@@ -148,6 +152,48 @@ def _too_large(path: str | pathlib.Path, size: str) -> InputError:
   )
 
 
+def _load(
+  path: str | pathlib.Path, image: Image.Image, data: bytes, notes: list[str]
+) -> Image.Image:
+  """The decoded image, with a note if rows at its end are missing."""
+  try:
+    try:
+      image.load()
+      return image
+    except OSError:
+      if image.format not in ('JPEG', 'MPO'):
+        raise
+      return _load_unfinished(path, data, notes)
+  except MemoryError as error:
+    raise InputError(f'{path} does not fit into memory; shrink it.') from error
+  except Exception as error:
+    raise InputError(f'{path} is truncated or damaged; copy or download it again.') from error
+
+
+def _load_unfinished(path: str | pathlib.Path, data: bytes, notes: list[str]) -> Image.Image:
+  """A JPEG without its end.
+
+  It is decoded twice, the end put behind the data and behind zeros: from the first row on that
+  differs, pixels are missing. Of a progressive one, whose rows come several times, nothing may be.
+
+  Raises:
+    ValueError: too much is missing.
+  """
+  images = []
+  for filler in (b'', bytes(4096)):
+    image = _open(path, data + filler + _END_OF_JPEG)
+    image.load()
+    images.append(image)
+  differs = ImageChops.difference(*(image.convert('RGB') for image in images)).getbbox()
+  height = images[0].height
+  lost = height - differs[1] if differs else 0
+  if lost > _MOST_LOST * height or (lost and images[0].info.get('progressive')):
+    raise ValueError(f'{lost} rows are missing')
+  what = f'of its {height} rows the last {lost} are' if lost else 'nothing but its end mark is'
+  notes.append(f'{path} is cut off: {what} missing; copy or download it again.')
+  return images[0]
+
+
 @functools.cache
 def _readable() -> tuple[str, ...]:
   """Those of `FORMATS` that this Pillow reads; HEIF, where the extra `heif` is installed."""
@@ -168,9 +214,20 @@ def _has_more(image: Image.Image) -> bool:
     return True
 
 
-def _is_16_bit_png(image: Image.Image, data: bytes) -> bool:
-  # Pillow opens a 16-bit RGB PNG as 8-bit RGB.
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+  """Whether a file has 16 bits a channel, of which Pillow has kept the upper 8."""
+  if image.format == 'TIFF':
+    return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8
   return image.format == 'PNG' and data[_PNG_DEPTH_BYTE] == 16
+
+
+def _is_turned(image: Image.Image) -> bool:
+  try:
+    # HEIF pictures come upright.
+    orientation = image.info.get('original_orientation') or image.getexif().get(_ORIENTATION)
+  except Exception:  # As below.
+    return False
+  return orientation in range(2, 9)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -181,9 +238,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
-  """The image in 8-bit sRGB, and whether some of it was transparent."""
-  if image.mode.startswith(('I', 'F')):
-    image = _to_8_bit(image)
+  """An 8-bit image in sRGB, and whether some of it was transparent."""
   if image.mode in _ALPHA_MODES or 'transparency' in image.info:
     image = image.convert('RGBA')
     clear = image.getchannel('A').getextrema()[0] < 255
@@ -194,15 +249,39 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
   return _to_srgb(image), False
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-  """A grey image of 16 or 32 bits, or of floating-point numbers, in 8 bits."""
-  values = np.nan_to_num(np.asarray(image, np.float64))
-  largest = values.max(initial=0)
-  if image.mode == 'F':
-    white = 1 if largest <= 1 else 255 if largest <= 255 else largest
-  else:
-    white = next(top for top in (2**16 - 1, 2**32 - 1) if largest <= top)
-  return Image.fromarray(np.round(np.clip(values / white, 0, 1) * 255).astype(np.uint8))
+def _to_8_bit(
+  path: str | pathlib.Path, image: Image.Image, deep: bool, notes: list[str]
+) -> Image.Image:
+  """The image in 8 bits a channel, with a note on what was taken for white.
+
+  Args:
+    deep: whether Pillow has kept 8 of its bits already.
+  """
+  if not image.mode.startswith(('I', 'F')):
+    if deep:
+      notes.append(f'{path} has more than 8 bits a channel; the finer ones were dropped.')
+      if max(high for _, high in image.convert('RGB').getextrema()) < _DARK:
+        notes.append(f'{path} is dark throughout; if its white is below 65535, save it in 8 bits.')
+    return image
+  values = np.asarray(image)
+  step = max(_ROWS_PIXELS // max(values.shape[1], 1), 1)
+  # In parts, since floating-point numbers take eight times the memory of the result.
+  parts = [slice(start, start + step) for start in range(0, len(values), step)]
+  tops = (np.where(np.isfinite(values[p]), values[p], 0).max(initial=0) for p in parts)
+  largest = float(max(tops, default=0))
+  whites = (*((1,) if image.mode == 'F' else ()), *_WHITES)
+  white = next((white for white in whites if largest <= white), largest)
+  result = np.empty(values.shape, np.uint8)
+  for p in parts:
+    shares = np.nan_to_num(np.clip(values[p].astype(np.float32) / np.float32(white), 0, 1))
+    result[p] = np.round(shares * 255)
+  notes.append(
+    f'{path} has more than 8 bits a channel and values up to {largest:.6g}; {white:.6g} was taken '
+    'for white, and finer levels were dropped.'
+  )
+  converted = Image.fromarray(result)
+  converted.info = dict(image.info)
+  return converted
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

@@ -117,7 +117,8 @@ class Pipeline:
 
   def _keep_reading(self, waiting: Iterator[tuple[int, inputs.Input]]) -> None:
     try:
-      finder = make_finder(self._settings.finder) if self._settings.finder else None
+      name, smallest = self._settings.finder, self._recoverer.smallest_face
+      finder = make_finder(name, smallest) if name else None
       while not self._stop.is_set():
         with self._lock:
           index, item = next(waiting, (0, None))

@@ -14,6 +14,7 @@ from dfrec_jax.calibration import Calibration, weights_sha256
 from dfrec_jax.checkpointing import LoadedModel, load_model
 from dfrec_jax.errors import InputError
 from dfrec_jax.recover.crops import middle_square
+from dfrec_jax.recover.finding import smallest_useful
 from dfrec_jax.resolution import mask_to_photograph, to_photograph
 from input_pipeline.prepare.tracks import cut
 from input_pipeline.transforms import resize
@@ -121,6 +122,11 @@ class Recoverer:
       'calibration': self.calibration.summary() if self.calibration else None,
     }
     self._program, self._lock = None, threading.Lock()
+
+  @property
+  def smallest_face(self) -> float:
+    """Larger side of the smallest face's oval that is worth looking for, in pixels."""
+    return smallest_useful(self.image_size, self.margin)
 
   def compile(self) -> None:
     """Compiles the model, once; otherwise the first recovery does."""

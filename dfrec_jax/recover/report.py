@@ -74,6 +74,7 @@ def write_report(
     'unfinished': list(results.get('unfinished', ())),
     'gallery': results.get('gallery'),
     'calibration': results['checkpoint'].get('calibration'),
+    'examined': sum(len(entry['faces']) for _, entry in entries),
     'threshold': results['settings']['threshold'],
     'written': (written or datetime.datetime.now()).astimezone().isoformat(' ', 'minutes'),
     'script': Markup(script),

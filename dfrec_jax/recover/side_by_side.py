@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dfrec_jax.errors import InputError
+from dfrec_jax.recover import wording
 from input_pipeline.prepare.faces import Box
 
 _LARGEST_PANE, _SMALLEST_PANE = 960, 480  # The larger side of each half, in pixels.
@@ -151,7 +152,8 @@ def draw_marks(
     colour = _SWAPPED if mark.swapped else _UNSWAPPED
     x, y, width, height = (value * scale for value in mark.box)
     pen.rectangle((x, y, x + width, y + height), outline=colour, width=2 if mark.swapped else 1)
-    verdict = ('estimate' if estimate else 'swap found') if mark.swapped else 'no swap found'
+    found = 'estimate' if estimate else wording.SCORES_AS_SWAPPED
+    verdict = found if mark.swapped else wording.NO_SWAP_FOUND
     text = f' {mark.number}: {verdict} '
     left, top, right, bottom = pen.textbbox((0, 0), text, font, 'lb')
     # Above the box, inside of the picture.

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from input_pipeline.prepare.faces import Box
+from input_pipeline.prepare.faces import Box, intersection
 from input_pipeline.prepare.tracks import Square, square_around
 
 # A face belongs to a track where the boxes overlap this much, or where it is as near as a head
@@ -113,7 +113,7 @@ def distinct(boxes: Sequence[Box]) -> list[Box]:
   """The boxes without those that lie mostly inside a larger one; the largest first."""
   kept = []
   for box in sorted(boxes, key=lambda box: -box[2] * box[3]):
-    if all(_intersection(box, other) < _SAME_FACE * box[2] * box[3] for other in kept):
+    if all(intersection(box, other) < _SAME_FACE * box[2] * box[3] for other in kept):
       kept.append(box)
   return kept
 
@@ -171,11 +171,5 @@ def _cost(last: Box, box: Box, seconds: float) -> float:
 
 
 def _iou(a: Box, b: Box) -> float:
-  shared = _intersection(a, b)
+  shared = intersection(a, b)
   return shared / max(a[2] * a[3] + b[2] * b[3] - shared, 1e-9)
-
-
-def _intersection(a: Box, b: Box) -> float:
-  width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-  height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-  return max(width, 0) * max(height, 0)

@@ -25,10 +25,9 @@ from dfrec_jax.recover.track_recovery import TrackRecovery
 from dfrec_jax.recover.tracking import Linker, Track
 from dfrec_jax.recover.video_files import Frame, SampledVideo
 from input_pipeline.prepare.faces import Face, FaceFinder
-from input_pipeline.prepare.tracks import cut
+from input_pipeline.prepare.tracks import CENTRE_HEIGHT, cut
 
 _LARGEST_CROP = 512  # pixels: far more than a model sees; its change is enlarged to the face
-_CENTRE_HEIGHT = 0.56  # of a face in its crop, as in `input_pipeline.prepare.tracks`
 
 
 def recover_video(
@@ -246,7 +245,7 @@ class _WholeFrame:
     height, width = image.shape[:2]
     side = max(height, width)
     oval = side / self._margin
-    middle = (height - side) / 2 + _CENTRE_HEIGHT * side
+    middle = (height - side) / 2 + CENTRE_HEIGHT * side
     return [Face(((width - oval) / 2, middle - oval / 2, oval, oval))]
 
 

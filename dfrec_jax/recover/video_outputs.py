@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFont
 
 from dfrec_jax import figures
-from dfrec_jax.recover import crops, drawing
+from dfrec_jax.recover import crops, drawing, wording
 from dfrec_jax.recover.recoverer import Recoverer
 from dfrec_jax.recover.score_plot import Curve, score_plot
 from dfrec_jax.recover.side_by_side import Mark, draw_marks
@@ -139,7 +139,7 @@ class FaceWriter:
     """Writes the plot of each track, with the others behind."""
     for face in faces:
       track, times = face.entry['track'], face.curve.times
-      verdict = 'swap found' if face.swapped else 'no swap found'
+      verdict = wording.SCORES_AS_SWAPPED if face.swapped else wording.NO_SWAP_FOUND
       plot = score_plot(
         face.curve,
         [other.curve for other in faces[:_DRAWN] if other is not face],

@@ -14,6 +14,7 @@ _UNPRINTABLE = re.compile(
 )
 _NO_BREAK = '\u00a0'
 
+SCORES_AS_SWAPPED, NO_SWAP_FOUND = 'scores as swapped', 'no swap found'
 LABELS = {
   'seed': 'Seed',
   'draws': 'Random draws a face',
@@ -67,9 +68,9 @@ def setting(value: Any) -> str:
   return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
-def count(number: int, noun: str) -> str:
-  """`1 face`, `2 faces`; the plural of a noun in -s is left to the caller."""
-  return f'{number:,} {noun}' if number == 1 else f'{number:,} {noun}s'
+def count(number: int, noun: str, plural: str = '') -> str:
+  """`1 face`, `2 faces`; `plural` where it is not the noun with an s."""
+  return f'{number:,} {noun}' if number == 1 else f'{number:,} {plural or f"{noun}s"}'
 
 
 def verdict(entry: Mapping[str, Any]) -> tuple[str, str]:
@@ -81,10 +82,11 @@ def verdict(entry: Mapping[str, Any]) -> tuple[str, str]:
     return 'faceless', 'No face found'
   swapped = sum(face['swapped'] for face in faces)
   if not swapped:
-    return 'none', 'No swap found'
-  return 'swap', f'Swap found in {swapped} of {len(faces)} faces' if len(
-    faces
-  ) > 1 else 'Swap found'
+    return 'none', NO_SWAP_FOUND.capitalize()
+  if len(faces) == 1:
+    return 'swap', SCORES_AS_SWAPPED.capitalize()
+  score_ = 'scores' if swapped == 1 else 'score'
+  return 'swap', f'{swapped} of {len(faces)} faces {score_} as swapped'
 
 
 def false_alarms(face: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> str:
@@ -95,18 +97,36 @@ def false_alarms(face: Mapping[str, Any], calibration: Mapping[str, Any] | None)
       'How often genuine photographs score as high is not known: the checkpoint carries no scores '
       'of an evaluation.'
     )
-  total = calibration['pristine']
+  total, people = calibration['pristine'], calibration.get('people')
+  whose = f' (of {count(people, "person", "people")})' if people else ''
+  photographs = f'{total:,} genuine photographs of the evaluation{whose}'
   if rate == 0:
-    # The rate at which seeing none of `total` becomes as unlikely as 5 %.
-    bound = 1 - 0.05 ** (1 / max(total, 1))
+    # The rate at which seeing none of so many becomes as unlikely as 5 %. Photographs of one person
+    # are alike: as long as it is known, people are counted.
+    bound = 1 - 0.05 ** (1 / max(people or total, 1))
+    given = 'counted by people' if people else 'if each shows another person'
     return (
-      f'None of the {total:,} genuine photographs of the evaluation scored as high. So few cannot '
-      f'exclude false alarms in up to {percent(bound)} of cases (95{_NO_BREAK}% confidence).'
+      f'None of the {photographs} scored as high. So few cannot exclude false alarms in up to '
+      f'{percent(bound)} of cases (95{_NO_BREAK}% confidence, {given}).'
     )
-  return (
-    f'{round(rate * total):,} of the {total:,} genuine photographs of the evaluation '
-    f'({percent(rate)}) scored as high or higher.'
-  )
+  return f'{round(rate * total):,} of the {photographs}, {percent(rate)}, scored as high or higher.'
+
+
+def expected_alarms(examined: int, rate: float | None) -> str:
+  """How many faces were examined, and how many of as many genuine ones would score as swapped.
+
+  Args:
+    examined: faces.
+    rate: of false alarms that the threshold was chosen for; None where it was not.
+  """
+  were = f'{count(examined, "face")} {"was" if examined == 1 else "were"} examined'
+  if rate is None:
+    return f'{were}; how many of as many genuine ones would score as swapped is not known.'
+  if examined == 1:
+    return f'{were}; of genuine ones about {percent(rate)} score as swapped.'
+  number = rate * examined
+  about = f'{number:.0f}' if number >= 10 else f'{number:.1f}'.removesuffix('.0')
+  return f'{were}; of as many genuine ones about {about} would score as swapped.'
 
 
 def decision(face: Mapping[str, Any], threshold: float) -> str:
@@ -149,7 +169,7 @@ def first_place(candidates: Mapping[str, Sequence[Mapping[str, Any]]], who: str)
   else:
     chance = (
       f'Of people who are not in the gallery, {one_in(rate, first["queries"])} would find somebody '
-      'at least as similar.'
+      'at least as similar by a photograph; by a recovered face it may be more.'
     )
   sentences = f'Nearest to the recovered {who} is {first["person"]}. {chance}'
   if who == 'target' and near_source(first, candidates):

@@ -82,7 +82,7 @@ class Writer:
       entry = video.recover_video(
         job.item.path,
         self._recoverer,
-        make_finder(settings.finder) if settings.finder else None,
+        make_finder(settings.finder, self._recoverer.smallest_face) if settings.finder else None,
         fps=settings.fps,
         seed=settings.seed,
         out=folder,
@@ -161,9 +161,10 @@ class Writer:
     height, width = job.photograph.pixels.shape[:2]
     warnings = [*job.photograph.warnings, *self._general_warnings(job)]
     if not faces:
+      below = f' below {round(job.smallest_face)} pixels' if job.smallest_face else ''
       warnings.append(
-        f'No face was found in {job.item.path}; faces turned far aside and very small ones are not '
-        'found.'
+        f'No face was found in {job.item.path}; faces turned far aside and small ones{below} are '
+        'not found.'
       )
     return {
       'input': job.item.path,
@@ -171,6 +172,7 @@ class Writer:
       'kind': inputs.IMAGE,
       'width': width,
       'height': height,
+      'turned': job.photograph.turned,
       'status': 'done',
       'error': None,
       'warnings': warnings,

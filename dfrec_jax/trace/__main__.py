@@ -5,11 +5,12 @@ python -m dfrec_jax.trace query OUT IMAGE... [--top=5] [--json]
 """
 
 import argparse
-import os
 import signal
 import sys
 
 from dfrec_jax.errors import InputError
+from dfrec_jax.recover import command_line
+from dfrec_jax.recover.wording import printable
 
 _CAUTION = (
   'A similarity is no identification: a list always has a first place, also when the person is '
@@ -18,7 +19,8 @@ _CAUTION = (
 _LEGEND = (
   'Similarity: 1 is the same. False matches: how many pairs of different people in the gallery are '
   'at least as similar. Best by chance: how many people who are not in the gallery get a first '
-  'place at least as similar.'
+  'place at least as similar. Both are measured on the photographs of the gallery; of recovered '
+  'faces chance may do more.'
 )
 _SHOWN = 20
 
@@ -72,13 +74,6 @@ def query(arguments: argparse.Namespace) -> int:
   else:
     print(f'\n{_LEGEND} {_CAUTION}')
   return 0 if any(entry['status'] == 'done' for entry in entries) else 1
-
-
-def printable(text: str) -> str:
-  """Text without what would steer a terminal, or cannot be encoded: names are other people's."""
-  return ''.join(
-    c if c.isprintable() else c.encode('unicode_escape', 'backslashreplace').decode() for c in text
-  )
 
 
 def _framing(arguments: argparse.Namespace):
@@ -156,11 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.error('--margin is of crops: give --already-cropped too')
   if arguments.finder and arguments.already_cropped:
     parser.error('--already-cropped needs no --finder')
-  import jax
-
-  if not jax.config.jax_compilation_cache_dir:
-    cache = os.path.expanduser('~/.cache/dfrec_jax/xla')
-    jax.config.update('jax_compilation_cache_dir', cache)
+  command_line.use_cache(command_line.CACHE)
   try:
     return {'index': index, 'query': query}[arguments.command](arguments)
   except (InputError, OSError) as error:

@@ -1,15 +1,14 @@
 """The encoder that a gallery is made with, known again by its weights."""
 
 from collections.abc import Sequence
-import hashlib
 import os
-import pathlib
 
 import numpy as np
 
 from dfrec_jax.encoders import registry
 from dfrec_jax.errors import InputError
 from dfrec_jax.measurements import Embedder
+from dfrec_jax.recover.photographs import file_sha256
 
 
 class FaceEncoder:
@@ -42,9 +41,3 @@ class FaceEncoder:
   def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
     """Embeddings (n, D) float32 of unit length of n framed faces (SIDE, SIDE, 3) uint8."""
     return self._embed(images)
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-  """The SHA-256 of a file in hexadecimal."""
-  with pathlib.Path(path).open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()

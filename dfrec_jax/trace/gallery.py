@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from dfrec_jax.errors import InputError
+from dfrec_jax.recover.photographs import file_sha256
 from dfrec_jax.trace import people_search, storage
-from dfrec_jax.trace.embedding import FaceEncoder, file_sha256
+from dfrec_jax.trace.embedding import FaceEncoder
 from dfrec_jax.trace.framing import MARGIN, Framing, reframe
 
 # More are compared in full precision than are asked for, lest rounding decide who is listed.

@@ -20,8 +20,8 @@ import numpy as np
 
 import dfrec_jax
 from dfrec_jax.errors import InputError
+from dfrec_jax.recover.photographs import file_sha256
 from dfrec_jax.trace import people_search, rates
-from dfrec_jax.trace.embedding import file_sha256
 from dfrec_jax.trace.framing import Framing
 
 SCHEMA = 1

@@ -67,12 +67,27 @@ class CascadeFinder:
       grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     smallest = max(24, round(_SMALLEST_FACE * min(grey.shape)))
     boxes = self._cascade.detectMultiScale(grey, 1.1, 4, minSize=(smallest, smallest))
-    left, top, width, height = _OVAL_IN_CASCADE
-    faces = [
-      Face(tuple(float(v) / scale for v in (x + left * w, y + top * w, width * w, height * w)))
-      for x, y, w, _ in boxes
-    ]
+    faces = [Face(oval_in(tuple(float(v) / scale for v in box))) for box in boxes]
     return sorted(faces, key=lambda face: -face.area)
+
+
+def oval_in(square: Box) -> Box:
+  """The box of the face's oval in a square of the cascade."""
+  x, y, side, _ = square
+  left, top, width, height = _OVAL_IN_CASCADE
+  return x + left * side, y + top * side, width * side, height * side
+
+
+def intersection(a: Box, b: Box) -> float:
+  """Area that two boxes share."""
+  width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+  height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+  return max(width, 0) * max(height, 0)
+
+
+def overlap(a: Box, b: Box) -> float:
+  """Intersection of two boxes as a share of the smaller one."""
+  return intersection(a, b) / max(min(a[2] * a[3], b[2] * b[3]), 1e-9)
 
 
 @functools.lru_cache

@@ -6,12 +6,12 @@ import dataclasses
 import cv2
 import numpy as np
 
-from input_pipeline.prepare.faces import Box, Face, rivals
+from input_pipeline.prepare.faces import Box, Face, overlap, rivals
 from input_pipeline.prepare.units import Unusable
 
 # The face's centre lies below the middle of the crop, as in the crops that the fixed alignment in
 # front of the identity encoder was measured on.
-_CENTRE_HEIGHT = 0.56
+CENTRE_HEIGHT = 0.56
 # A frame is left out where the face is further than this share of the crop's side from its place,
 # or this much larger or smaller: it would be cut, or met elsewhere than in all other examples.
 _LARGEST_SHIFT = 0.15
@@ -51,7 +51,7 @@ def square_around(box: Box, margin: float) -> Square:
   """
   x, y, width, height = box
   side = margin * max(width, height)
-  left, top = x + width / 2 - side / 2, y + height / 2 - _CENTRE_HEIGHT * side
+  left, top = x + width / 2 - side / 2, y + height / 2 - CENTRE_HEIGHT * side
   return Square(round(left), round(top), max(round(side), 1))
 
 
@@ -132,19 +132,11 @@ def _choose(path, indices, faces, regions) -> dict[int, Box]:
   chosen, ambiguous = {}, 0
   for index in indices:
     anchor = regions.get(index, reference)
-    face = max(faces[index], key=lambda f: _overlap(f.box, anchor), default=None)
-    if face is None or _overlap(face.box, anchor) < _LEAST_OVERLAP:
+    face = max(faces[index], key=lambda f: overlap(f.box, anchor), default=None)
+    if face is None or overlap(face.box, anchor) < _LEAST_OVERLAP:
       continue
     chosen[index] = face.box
     ambiguous += rivals(faces[index], face)
   if not regions and ambiguous > len(chosen) / 2:
     raise Unusable(path, 'several faces')
   return chosen
-
-
-def _overlap(a: Box, b: Box) -> float:
-  """Intersection of two boxes as a share of the smaller one."""
-  width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-  height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-  smaller = max(min(a[2] * a[3], b[2] * b[3]), 1e-9)
-  return max(width, 0) * max(height, 0) / smaller
