@@ -81,7 +81,9 @@ def base() -> ml_collections.ConfigDict:
     )
   )
   config.ema_decay = 0.999
-  config.mesh = ml_collections.ConfigDict(dict(data=-1, fsdp=1))
+  config.mesh = ml_collections.ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+  config.compiler_options = 'default'  # A name of dfrec_jax.programs.COMPILER_OPTIONS.
+  config.suite = _suite()
   config.log_every = 50
   config.checkpoint_every = 500
   config.eval_every = 2_000
@@ -111,7 +113,8 @@ def _model() -> ml_collections.ConfigDict:
       input_normalisation='none',
       drop_connect=0.1,
       dropout=0.1,
-      remat=False,
+      remat='none',  # A name of dfrec_jax.models.remat.POLICIES.
+      without='',  # Ablations; a name of dfrec_jax.models.dfrec.PARTS.
       dtype='float32',
     )
   )
@@ -151,6 +154,26 @@ def _data() -> ml_collections.ConfigDict:
         noise=4.0,
         jpeg=(60, 95),
       ),
+    )
+  )
+
+
+def _suite() -> ml_collections.ConfigDict:
+  """What `--mode=eval` measures beyond `metrics.json`; `dfrec_jax.suite`, docs/evaluation.md."""
+  return ml_collections.ConfigDict(
+    dict(
+      enabled=True,
+      baselines=('telea', 'biharmonic', 'nearest'),
+      nearest_examples=1_000,  # training photographs that `nearest` knows
+      compare='',  # further checkpoints through the same suite: name=CHECKPOINT,...
+      encoders='',  # further measures of identity: label=encoder:FILE,...
+      # Files of weights; without them the figure is left out.
+      lpips=dict(network='alex', features='', heads=''),
+      inception='',
+      landmarks=True,  # where the environment with MediaPipe is (`make landmarks`)
+      robustness_examples=32,  # forged photographs that the curves are of; 0 leaves them out
+      groups='',  # a CSV file of people: person,sex,skin_tone,...
+      resamples=1_000,  # of the bootstrap over people
     )
   )
 
@@ -240,6 +263,7 @@ def finish(
       'size': 'model.size',
       'image_size': 'model.image_size',
       'fsdp': 'mesh.fsdp',
+      'tensor': 'mesh.tensor',
     }
     for name in args.given:
       if name in fields:
@@ -251,13 +275,14 @@ def finish(
 def _shrink(config: ml_collections.ConfigDict) -> None:
   """`runlocal`: the same path through the program in seconds, on synthetic faces.
 
-  Only sizes and numbers change; every option of the model is kept.
+  Only sizes and numbers change; every option of the model is kept, except that it computes in
+  float32: bfloat16 takes a CPU, which emulates it, a third longer to compile.
   """
   config.init_from = ''
   config.pretrained.update(efficientnet='', vit='')
   config.steps = 10
   config.batch_size = 8
-  config.model.update(size='test', image_size=32)
+  config.model.update(size='test', image_size=32, dtype='float32')
   config.data.update(kind='synthetic', image_size=32, train_examples=64, eval_examples=8, workers=0)
   config.masking.end_step = 2
   config.optimizer.warmup_steps = 1
@@ -266,5 +291,6 @@ def _shrink(config: ml_collections.ConfigDict) -> None:
   config.eval_every = 10
   config.eval_examples = 8
   config.figure_rows = 4
-  config.mesh.fsdp = 1
+  config.suite.update(nearest_examples=8, landmarks=False, robustness_examples=2, resamples=20)
+  config.mesh.update(fsdp=1, tensor=1)
   without_encoders(config)

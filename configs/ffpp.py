@@ -6,14 +6,14 @@
 on a pod slice: the second the same on every host, with --distributed. Data: what the first command
 makes of the official tree (docs/data.md), split by video as its authors do; Deepfakes, FaceSwap and
 FaceShifter, whatever of them is there. For accelerators: bfloat16, parameters and optimizer divided
-over `fsdp` devices. Arguments:
+over `fsdp` devices, the transformers' heads over `tensor`. Arguments:
 
   root         folder of the prepared data
   train, eval  splits: train, val, test; with `--methods` of reenactments in the preparation also
                train_reenactment and so on, which teach detection and segmentation but have no
                source to recover: set the other weights to zero
   encoder      weights of MobileFaceNet (.npz); `none` trains without the identity terms
-  size, image_size, batch_size, steps, fsdp
+  size, image_size, batch_size, steps, fsdp, tensor
 """
 
 import ml_collections
@@ -43,6 +43,7 @@ def prepared_config(name: str, arguments: str | None, how_to_get: str) -> ml_col
     batch_size=256,
     steps=100_000,
     fsdp=1,
+    tensor=1,
   )
   config = common.base()
   config.name = name
@@ -52,7 +53,7 @@ def prepared_config(name: str, arguments: str | None, how_to_get: str) -> ml_col
     size=args.size,
     image_size=args.image_size,
     dtype='bfloat16',
-    remat=True,
+    remat='full',
     drop_connect=0.2,
     dropout=0.5,
     composite_dilation=6,
@@ -63,7 +64,7 @@ def prepared_config(name: str, arguments: str | None, how_to_get: str) -> ml_col
   config.masking.end_step = args.steps // 3
   config.optimizer.update(learning_rate=4e-4, warmup_steps=min(5_000, args.steps // 20))
   config.loss.encoder_dtype = 'bfloat16'
-  config.mesh.fsdp = args.fsdp
+  config.mesh.update(fsdp=args.fsdp, tensor=args.tensor)
   config.ema_decay = 0.9998
   config.checkpoint_every = 1_000
   config.eval_every = 5_000

@@ -24,8 +24,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from dfrec_jax import calibration, sharding, trees
 from dfrec_jax.errors import InputError
 from dfrec_jax.model_file import is_model_file, read_model_file
-from dfrec_jax.models import layers
-from dfrec_jax.models.dfrec import DFREC
+from dfrec_jax.models import layers, remat
+from dfrec_jax.models.dfrec import DFREC, LATER_SETTINGS
 from dfrec_jax.train_state import TrainState
 
 CHECKPOINTS = 'checkpoints'
@@ -50,7 +50,7 @@ def build_model(config: ml_collections.ConfigDict | Mapping[str, Any]) -> DFREC:
   Raises:
     InputError: its settings do not fit each other.
   """
-  settings = dict(config)
+  settings = {**LATER_SETTINGS, **config}
   fields = {field.name for field in dataclasses.fields(DFREC)} - {'parent', 'name'}
   if wrong := fields.symmetric_difference(settings):
     raise InputError(
@@ -58,7 +58,7 @@ def build_model(config: ml_collections.ConfigDict | Mapping[str, Any]) -> DFREC:
       'another version, or by hand.'
     )
   dtype = layers.compute_dtype('config.model.dtype', settings['dtype'])
-  model = DFREC(**{**settings, 'dtype': dtype})
+  model = DFREC(**{**settings, 'dtype': dtype, 'remat': remat.policy_name(settings['remat'])})
   model.check_settings()
   return model
 
@@ -72,6 +72,7 @@ def init_variables(model: DFREC, key: jax.Array) -> Any:
 
 def differing_settings(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
   """Names of the `config.model` settings for which the same weights would mean something else."""
+  stored = {**LATER_SETTINGS, **stored}
   return [name for name in given if name not in _CHANGEABLE and stored.get(name) != given[name]]
 
 

@@ -11,6 +11,7 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
+from dfrec_jax import distributed
 from dfrec_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -23,14 +24,12 @@ _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval'], 'What to do.')
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', None, 'With --mode=eval: what to evaluate, the workdir unless given.'
 )
-_DISTRIBUTED = flags.DEFINE_bool(
-  'distributed', False, 'Join the other hosts of a TPU pod or cluster, as JAX detects them.'
-)
 _COMPILATION_CACHE = flags.DEFINE_string(
   'compilation_cache',
   os.path.expanduser('~/.cache/dfrec_jax/xla'),
   'Folder of compiled programs, shared by all runs; empty for none.',
 )
+distributed.define_flags()
 
 
 def main(argv: list[str]) -> None:
@@ -44,18 +43,17 @@ def main(argv: list[str]) -> None:
   workdir = _WORKDIR.value or os.path.join('runs', config.name)
   if _COMPILATION_CACHE.value:
     jax.config.update('jax_compilation_cache_dir', _COMPILATION_CACHE.value)
-  if _DISTRIBUTED.value:
-    jax.distributed.initialize()
-  logging.info('%d process(es), %s', jax.process_count(), jax.devices())
-  # Imported here, since they take seconds and a wrong flag should not.
-  from dfrec_jax import evaluate, metric_logging, train
-
   try:
+    distributed.start_from_flags()
+    # Imported here, since they take seconds and a wrong flag should not.
+    from dfrec_jax import evaluate, train
+
+    logging.info('%d process(es), %s', jax.process_count(), jax.devices())
     if _MODE.value == 'train':
       train.train(config, workdir)
     else:
       evaluate.evaluate_checkpoint(config, workdir, _CHECKPOINT.value or workdir)
-  except (InputError, metric_logging.NonFiniteError, OSError) as error:
+  except (InputError, FloatingPointError, OSError) as error:
     if logging.get_verbosity() >= logging.DEBUG:
       raise
     sys.exit(f'Error: {error}')

@@ -83,8 +83,14 @@ class MetricLogger:
     """Writes one line of numbers at once."""
     if not self._writes:
       return
-    with self._path.open('a') as file:
-      file.write(json.dumps({'step': step, **values}) + '\n')
+    line = json.dumps({'step': step, **values}) + '\n'
+    if '://' in str(self._path):
+      # Objects of a bucket are written whole.
+      before = self._path.read_text() if self._path.exists() else ''
+      self._path.write_text(before + line)
+    else:
+      with self._path.open('a') as file:
+        file.write(line)
     if self._tensorboard is not None:
       self._tensorboard.write_scalars(step, values)
 

@@ -14,9 +14,12 @@ from dfrec_jax.encoders.registry import FrozenEncoder, load_encoder
 from dfrec_jax.errors import InputError
 from dfrec_jax.models import layers
 from dfrec_jax.models.dfrec import Outputs
+from dfrec_jax.models.partitioning import interleave, separate
 from dfrec_jax.models.target_reconstruction import patchify, take
 
 Batch = Mapping[str, jax.Array]
+
+_PEOPLE = ('source', 'target')  # In the order in which the encoders see them.
 
 # Weights of the terms that need a frozen encoder, by the encoder's setting.
 _TERMS_OF_ENCODER = {
@@ -154,14 +157,13 @@ def _families(outputs, batch, forged, twin_segmentation):
 
 
 def _with_twins(logits, truth, weights, twin_logits, twin_weight=1.0):
-  """Appends the twins: nothing was pasted there, and label and mask are 0."""
+  """With the twins: nothing was pasted there, and label and mask are 0."""
   if twin_logits is None:
     return logits, truth, weights
-  none = jnp.zeros((len(twin_logits), *truth.shape[1:]), truth.dtype)
   return (
-    jnp.concatenate([logits, twin_logits]),
-    jnp.concatenate([truth, none]),
-    jnp.concatenate([weights, jnp.full(len(twin_logits), twin_weight, weights.dtype)]),
+    interleave(logits, twin_logits),
+    interleave(truth, jnp.zeros_like(truth)),
+    interleave(weights, jnp.full_like(weights, twin_weight)),
   )
 
 
@@ -174,8 +176,7 @@ def _true_patches(outputs: Outputs, target: jax.Array) -> jax.Array:
 def _recovery_terms(faces, encoders, encoder_params, weights):
   """L_id, L_perc and L_attr; each encoder sees recovered and true faces once."""
   forged = faces['forged']
-  size = forged.shape[0]
-  recovered, true = map(jnp.concatenate, zip(faces['source'], faces['target'], strict=True))
+  recovered, true = map(interleave, faces['source'], faces['target'])
   terms = {}
   seen = {}
 
@@ -189,18 +190,17 @@ def _recovery_terms(faces, encoders, encoder_params, weights):
   if weights['identity'] or weights['attribute']:
     (embedding, features), (true_embedding, true_features) = encode('identity')
     if weights['identity']:
-      for name, part in (('source', slice(0, size)), ('target', slice(size, None))):
-        terms[f'identity_{name}'] = losses.identity_loss(
-          embedding[part], true_embedding[part], forged
-        )
+      pairs = zip(_PEOPLE, separate(embedding), separate(true_embedding), strict=True)
+      for name, found, wanted in pairs:
+        terms[f'identity_{name}'] = losses.identity_loss(found, wanted, forged)
     if weights['attribute']:
       terms['attribute'] = losses.attribute_loss(
-        features[-1][size:], true_features[-1][size:], forged
+        separate(features[-1])[1], separate(true_features[-1])[1], forged
       )
   if weights['perceptual']:
     (_, features), (_, true_features) = encode('perceptual')
-    for name, part in (('source', slice(0, size)), ('target', slice(size, None))):
+    for part, name in enumerate(_PEOPLE):
       terms[f'perceptual_{name}'] = losses.perceptual_loss(
-        [f[part] for f in features], [f[part] for f in true_features], forged
+        *([separate(f)[part] for f in of] for of in (features, true_features)), forged
       )
   return terms

@@ -1,38 +1,50 @@
 """The mesh, and the one table that maps logical axes to it.
 
-`data` divides the examples alone; `fsdp` divides the examples and also the parameters, which XLA
-gathers where they are used.
+`data` divides the examples alone. `fsdp` divides the examples and also the parameters, with the
+optimizer's state and the averages, which XLA gathers where they are used. `tensor` divides the
+heads and the hidden layers of the transformers, and the examples everywhere else: convolutions have
+no use for it.
 """
 
 from collections.abc import Sequence
+import math
 from typing import Any
 
 from flax import linen as nn
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import ml_collections
-import numpy as np
 
 from dfrec_jax.errors import InputError
+from dfrec_jax.models.partitioning import partition
 
-# Logical axis -> mesh axes; None is replicated.
+AXES = ('data', 'fsdp', 'tensor')
+# Parameters of fewer elements are replicated, whatever their names say: to gather a quarter of a
+# megabyte takes as long as to start doing so, and most of the networks' tensors are that small.
+DIVIDED_FROM = 2**16
+
+# Logical axis -> mesh axes; None is whole.
 RULES = (
-  ('batch', ('data', 'fsdp')),
+  # Of activations.
+  ('batch', AXES),  # of images and feature maps
+  ('sequences', ('data', 'fsdp')),  # of tokens, whose heads and hidden layers `tensor` divides
+  # Of parameters; the last two of activations too.
   ('embed', 'fsdp'),
-  ('mlp', None),
-  ('heads', None),
+  ('qkv_in', ('fsdp', 'tensor')),
   ('conv_in', None),
   ('conv_out', 'fsdp'),
   ('patch', None),
   ('position', None),
   ('layers', None),
+  ('mlp', 'tensor'),
+  ('heads', 'tensor'),
 )
 
 
 def make_mesh(
   config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
-  """The mesh (data, fsdp) of `config.mesh`; an axis of -1 takes the devices that are left.
+  """The mesh (data, fsdp, tensor) of `config.mesh`; an axis of -1 takes the devices that are left.
 
   Args:
     config: size by axis.
@@ -43,19 +55,19 @@ def make_mesh(
   """
   devices = jax.devices() if devices is None else devices
   count = len(devices)
-  sizes = {'data': config.data, 'fsdp': config.fsdp}
+  sizes = {name: config[name] for name in AXES}
   free = [name for name, size in sizes.items() if size == -1]
-  fixed = int(np.prod([size for size in sizes.values() if size != -1]))
+  fixed = math.prod(size for size in sizes.values() if size != -1)
   if len(free) == 1 and fixed > 0 and count % fixed == 0:
     sizes[free[0]] = count // fixed
-  if np.prod(list(sizes.values())) != count or min(sizes.values()) < 1:
+  if math.prod(sizes.values()) != count or min(sizes.values()) < 1:
     raise InputError(
       f'The mesh {dict(config)} does not fit {count} device(s): its axes must multiply to '
       f'{count}, and at most one may be -1.'
     )
   # `make_mesh` defaults to explicit axes, with which linen's logical constraints fail.
   kinds = (jax.sharding.AxisType.Auto,) * len(sizes)
-  return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
+  return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=kinds, devices=devices)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -65,7 +77,7 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
   """The first dimension is divided over every device."""
-  return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
@@ -80,22 +92,16 @@ def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
 def parameter_shardings(abstract_boxed: Any, mesh: jax.sharding.Mesh) -> Any:
   """Shardings of a tree of boxed abstract variables, unboxed.
 
-  A dimension that its mesh axes do not divide is replicated.
+  Parameters of fewer than `DIVIDED_FROM` elements are replicated, and so is a dimension that its
+  mesh axes do not divide.
+
+  Raises:
+    KeyError: a logical name is not in `RULES`.
   """
-  logical = nn.get_partition_spec(abstract_boxed)
-  physical = nn.logical_to_mesh_sharding(logical, mesh, RULES)
+  rules = dict(RULES)
 
-  def fit(array, sharding):
-    spec = tuple(sharding.spec) + (None,) * (array.ndim - len(sharding.spec))
-    kept = (
-      axes if axes is None or size % _extent(mesh, axes) == 0 else None
-      for size, axes in zip(array.shape, spec, strict=True)
-    )
-    return NamedSharding(mesh, PartitionSpec(*kept))
+  def fit(array, names):
+    names = names if math.prod(array.shape) >= DIVIDED_FROM else ()
+    return NamedSharding(mesh, partition(array.shape, names, rules, mesh.shape))
 
-  return jax.tree.map(fit, nn.unbox(abstract_boxed), physical)
-
-
-def _extent(mesh: jax.sharding.Mesh, axes: str | tuple[str, ...]) -> int:
-  names = (axes,) if isinstance(axes, str) else axes
-  return int(np.prod([mesh.shape[name] for name in names]))
+  return jax.tree.map(fit, nn.unbox(abstract_boxed), nn.get_partition_spec(abstract_boxed))

@@ -36,6 +36,7 @@ def train(
     NonFiniteError: a term of the objective is not finite.
   """
   mesh = sharding.make_mesh(config.mesh, devices)
+  options = programs.compiler_options(config.compiler_options)
   model = checkpointing.build_model(config.model)
   encoders = load_encoders(config.loss)
   sources = {name: make_source(config.data, name, seed=config.seed) for name in ('train', 'eval')}
@@ -66,6 +67,7 @@ def train(
         make_train_step(model, tx, encoders, config),
         out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
         donate_argnums=0,
+        compiler_options=options,
       ),
       abstract,
       _batch_shapes(config, mesh),

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
-from dfrec_jax import masking
+from dfrec_jax import masking, sharding
 from dfrec_jax.models.dfrec import DFREC
 from dfrec_jax.objective import Encoders, objective
 from dfrec_jax.train_state import TrainState, update_average
@@ -32,11 +33,13 @@ def make_train_step(
   """The function (state, batch, encoder_params, key) -> (state, metrics).
 
   It draws all that is random from `fold_in(key, state.step)`, so that a resumed run repeats an
-  uninterrupted one. Metrics are float32 scalars: `loss`, its terms, `gradient_norm`.
+  uninterrupted one. Metrics are float32 scalars: `loss`, its terms, `gradient_norm`. Under a mesh
+  (`jax.set_mesh`) the activations are divided as `sharding.RULES` say.
   """
   weights = config.loss.weights.to_dict()
   curriculum = config.masking
 
+  @nn.logical_axis_rules(sharding.RULES)
   def train_step(state, batch, encoder_params, key):
     batch = to_float(batch)
     mixing, dropout, patches = jax.random.split(jax.random.fold_in(key, state.step), 3)
@@ -92,6 +95,7 @@ def make_predict_step(model: DFREC) -> Callable[[Any, jax.Array, jax.Array], dic
   The key draws the order of the patches.
   """
 
+  @nn.logical_axis_rules(sharding.RULES)
   def predict(variables, forged, key):
     forged = forged.astype(jnp.float32) / 255
     outputs = model.apply(variables, forged, train=False, rngs={'masking': key})

@@ -25,7 +25,7 @@ from tests.parity import assert_close, to_nchw, to_nhwc
 
 # A bias in front of a batch norm has no gradient but rounding.
 BEFORE_NORM = re.compile(r'(conv\.[03]|up\.1|(W|W_g|W_x|psi)\.0)\.bias$')
-COMMON = {'drop_connect': 0.0, 'dropout': 0.0, 'remat': False, 'dtype': 'float32'}
+COMMON = {'drop_connect': 0.0, 'dropout': 0.0, 'remat': 'none', 'dtype': 'float32'}
 COMPOSITE = {'composite_dilation': 0, 'composite_softness': 0.0}
 
 

@@ -50,7 +50,7 @@ def test_shapes(size, fusion):
 
 
 def test_gradients_are_finite_and_reach_everything():
-  model = SourceReconstruction(WIDTHS, 'add', remat=True)
+  model = SourceReconstruction(WIDTHS, 'add', remat='dots')
   variables, x = init(model), images()
 
   @jax.grad

@@ -13,9 +13,20 @@ from dfrec_jax.compositing import composite_mask
 from dfrec_jax.errors import InputError
 from dfrec_jax.models import layers, sizes
 from dfrec_jax.models.identity_segmentation import IdentitySegmentation
+from dfrec_jax.models.partitioning import constrain, interleave, separate
+from dfrec_jax.models.remat import policy_name
 from dfrec_jax.models.source_reconstruction import FUSIONS, STRIDE, SourceReconstruction
-from dfrec_jax.models.target_reconstruction import TargetReconstruction
+from dfrec_jax.models.target_reconstruction import (
+  TargetOutputs,
+  TargetReconstruction,
+  patchify,
+  take,
+)
 
+# Parts that a model can be trained without, to measure what each is worth.
+PARTS = ('ism_mask', 'guided_masking', 'target_tokens', 'tirm')
+# Settings that older checkpoints lack, with what the model was then.
+LATER_SETTINGS = {'without': ''}
 # Mean and standard deviation of RGB in [0, 1].
 NORMALISATIONS = {
   'none': None,
@@ -76,7 +87,12 @@ class DFREC(nn.Module):
     composite_dilation, composite_softness: pixels, see `composite_mask`.
     input_normalisation: of what the ISM and the TIRM's encoder see, `none` or `imagenet`.
     drop_connect, dropout: rates of the ISM.
-    remat: recompute the SIRM's and TIRM's stages in the backward pass to save memory.
+    remat: what of the SIRM's and TIRM's stages the backward pass recomputes to save memory, a name
+      of `remat.POLICIES`.
+    without: the part that an ablation leaves out, or nothing. `ism_mask`: the SIRM sees the whole
+      forged image. `guided_masking`: the masked patches are random, in evaluation too.
+      `target_tokens`: the TIRM gets zeros, so that it is a masked autoencoder alone. `tirm`: a
+      U-Net like the SIRM's paints the target from the forged image.
     dtype: of the computation; parameters, pictures and logits are float32.
   """
 
@@ -94,7 +110,8 @@ class DFREC(nn.Module):
   input_normalisation: str = 'none'
   drop_connect: float = 0.2
   dropout: float = 0.5
-  remat: bool = False
+  remat: str = 'none'
+  without: str = ''
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -116,7 +133,7 @@ class DFREC(nn.Module):
 
     Args:
       forged: (B, H, W, 3) in [0, 1].
-      twins: (T, H, W, 3) in [0, 1], further images, which only the ISM sees.
+      twins: (B, H, W, 3) in [0, 1], further images, which only the ISM sees.
       guide: (B, H, W, 1) true masks, which guide instead of the predicted ones.
       use_guide: (B,) bool, the examples whose `guide` is used; all if None.
       progress: of the masking's curriculum, see `masking.aligned_masking`.
@@ -127,13 +144,14 @@ class DFREC(nn.Module):
       InputError: for settings or an image that do not fit, before anything is computed.
     """
     self.check_settings()
-    self._check_inputs(forged, noise)
+    self._check_inputs(forged, twins, noise)
     size = sizes.get_size(self.size)
+    forged = constrain(forged, 'batch')
     normalised = _normalise(forged, self.input_normalisation)
     seen = normalised
     if twins is not None:
       # In one batch, so that the batch's statistics do not tell the two kinds apart.
-      seen = jnp.concatenate([seen, _normalise(twins, self.input_normalisation)])
+      seen = interleave(seen, _normalise(twins, self.input_normalisation))
     mask_logits, class_logits = IdentitySegmentation(
       width=size.ism_width,
       depth=size.ism_depth,
@@ -147,14 +165,22 @@ class DFREC(nn.Module):
       name='ism',
     )(seen, train=train)
     (mask_logits, twin_masks), (class_logits, twin_classes) = (
-      (logits[: len(forged)], None if twins is None else logits[len(forged) :])
+      (logits, None) if twins is None else separate(logits)
       for logits in (mask_logits, class_logits)
     )
     predicted = nn.sigmoid(mask_logits)
     mask = _guiding_mask(predicted, guide, use_guide)
+    progress = 0.0 if self.without == 'guided_masking' else progress
     kept, masked = self._partition(mask, size.patch, progress, noise, train)
-    source = self._sirm(size, kept.shape[1])(mask * forged, forged, train=train)
-    target = self._tirm(size)(normalised, forged, kept, masked, source.target_tokens, train=train)
+    pasted = forged if self.without == 'ism_mask' else mask * forged
+    source = self._sirm(size, kept.shape[1])(pasted, forged, train=train)
+    tokens = source.target_tokens
+    if self.without == 'target_tokens':
+      tokens = jnp.zeros_like(tokens)
+    if self.without == 'tirm':
+      target = self._target_unet(size, forged, masked, train)
+    else:
+      target = self._tirm(size)(normalised, forged, kept, masked, tokens, train=train)
     composited = composite_mask(mask, self.composite_dilation, self.composite_softness)
     blend = composited * target.target + (1 - composited) * forged
     return Outputs(
@@ -178,14 +204,18 @@ class DFREC(nn.Module):
 
   def check_settings(self) -> None:
     """Raises an InputError for settings that do not fit each other."""
+    policy_name(self.remat)
     patch = sizes.get_size(self.size).patch
     for what, given, known in (
       ('indexing', self.indexing, masking.INDEXINGS),
       ('fusion', self.fusion, FUSIONS),
       ('input_normalisation', self.input_normalisation, NORMALISATIONS),
+      ('ablation `without`', self.without, ('', *PARTS)),
     ):
       if given not in known:
         raise InputError(f'Unknown {what} {given!r}; choose from {", ".join(known)}.')
+    if self.without == 'guided_masking' and self.indexing == 'published':
+      raise InputError('Published indexing has no masking but the guided one; use aligned.')
     if self.image_size % STRIDE or self.image_size % patch:
       step = int(np.lcm(STRIDE, patch))
       raise InputError(
@@ -194,12 +224,14 @@ class DFREC(nn.Module):
       )
     masking.kept_count((self.image_size // patch) ** 2, self.mask_ratio, self.indexing)
 
-  def _check_inputs(self, forged, noise):
+  def _check_inputs(self, forged, twins, noise):
     if forged.shape[1:] != (self.image_size, self.image_size, 3):
       raise InputError(
         f'The images have shape {forged.shape[1:]}, but this model takes '
         f'{(self.image_size, self.image_size, 3)}.'
       )
+    if twins is not None and twins.shape != forged.shape:
+      raise InputError(f'The twins have shape {twins.shape}, and the images {forged.shape}.')
     if noise is not None and self.indexing != 'published':
       raise InputError('`noise` is only for published indexing; pass a key for `masking` instead.')
 
@@ -249,6 +281,19 @@ class DFREC(nn.Module):
       dtype=self.dtype,
       name='tirm',
     )
+
+  def _target_unet(self, size, forged, masked, train):
+    """The target by a U-Net in the TIRM's place; it never sees which patches were masked."""
+    unet = SourceReconstruction(
+      widths=size.sirm_widths,
+      fusion='add',
+      residual=self.target_residual,
+      remat=self.remat,
+      dtype=self.dtype,
+      name='tirm',
+    )
+    target = unet(forged, forged, train=train).source
+    return TargetOutputs(patches=take(patchify(target, size.patch), masked), target=target)
 
 
 # Settings with which `DFREC` computes what the published network does.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfrec_jax.errors import InputError
+from dfrec_jax.models.partitioning import constrain
 
 Dtype = Any
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
@@ -117,18 +118,25 @@ class DepthwiseConv(nn.Module):
     padding = self.dilation * (k - 1) // 2 if self.padding is None else self.padding
     if isinstance(padding, int):
       padding = ((padding, padding), (padding, padding))
-    shifted = jax.default_backend() == 'cpu' if self.shifted is None else self.shifted
-    if shifted:
-      return _shifted_depthwise(x, weight, self.strides, self.dilation, padding)
-    return jax.lax.conv_general_dilated(
-      x,
-      weight,
-      window_strides=(self.strides, self.strides),
-      padding=padding,
-      rhs_dilation=(self.dilation, self.dilation),
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      feature_group_count=channels,
-    )
+    windows = self.strides, self.dilation, padding
+    shifted = lambda x, weight: _shifted_depthwise(x, weight, *windows)
+    convolved = lambda x, weight: _depthwise(x, weight, *windows)
+    if self.shifted is None:
+      # The platform that it is compiled for, which need not be the one it is traced on.
+      return jax.lax.platform_dependent(x, weight, cpu=shifted, default=convolved)
+    return (shifted if self.shifted else convolved)(x, weight)
+
+
+def _depthwise(x, weight, strides, dilation, padding):
+  return jax.lax.conv_general_dilated(
+    x,
+    weight,
+    window_strides=(strides, strides),
+    padding=padding,
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=x.shape[-1],
+  )
 
 
 def _shifted_depthwise(x, weight, strides, dilation, padding):
@@ -167,6 +175,9 @@ class BatchNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     channels = x.shape[-1]
+    # Every convolution ends in a norm: its output stays divided by examples, so that parameters and
+    # not feature maps move between devices.
+    x = constrain(x, 'batch')
     scale = self.param('scale', named(nn.initializers.ones, 'conv_out'), (channels,), jnp.float32)
     bias = self.param('bias', named(nn.initializers.zeros, 'conv_out'), (channels,), jnp.float32)
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,), jnp.float32)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dfrec_jax.models import layers
+from dfrec_jax.models.remat import rematerialise
 
 FUSIONS = ('concat', 'add', 'sequence')
 STRIDE = 16  # of the bottleneck
@@ -44,14 +45,14 @@ class SourceReconstruction(nn.Module):
       or `sequence`.
     token_count: with `concat`, the number of target tokens: the patches that the TIRM keeps.
     residual: add a correction to the forged image, at first none, instead of a sigmoid's picture.
-    remat: recompute each stage in the backward pass to save memory.
+    remat: what of each stage is recomputed in the backward pass, a name of `remat.POLICIES`.
   """
 
   widths: tuple[int, int, int, int, int] = (32, 64, 128, 256, 1024)
   fusion: str = 'concat'
   token_count: int = 98
   residual: bool = False
-  remat: bool = False
+  remat: str = 'none'
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -71,7 +72,7 @@ class SourceReconstruction(nn.Module):
       raise ValueError(f'The image is {height}x{width}, but its sides must be multiples of 16.')
     if self.fusion not in FUSIONS:
       raise ValueError(f'Unknown fusion {self.fusion!r}; the fusions are {", ".join(FUSIONS)}.')
-    again = lambda module: nn.remat(module, static_argnums=(2,)) if self.remat else module
+    again = lambda module: rematerialise(module, self.remat, static_argnums=(2,))
     double_conv, decoder_stage = again(DoubleConv), again(_DecoderStage)
 
     x = masked_image.astype(self.dtype)

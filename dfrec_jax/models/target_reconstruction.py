@@ -47,7 +47,7 @@ class TargetReconstruction(nn.Module):
     forged_tokens: the decoder's input also holds each forged patch's own pixels, projected: without
       them a residual must guess, from the target tokens alone, what it corrects. Not published.
     residual: add a correction to the forged patches, at first none, instead of a sigmoid's pixels.
-    remat: recompute each block in the backward pass to save memory.
+    remat: what of each block is recomputed in the backward pass, a name of `remat.POLICIES`.
   """
 
   image_size: int
@@ -64,7 +64,7 @@ class TargetReconstruction(nn.Module):
   fusion: str = 'add'
   forged_tokens: bool = False
   residual: bool = False
-  remat: bool = False
+  remat: str = 'none'
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -96,7 +96,8 @@ class TargetReconstruction(nn.Module):
     x = self._fuse(tokens, kept, masked, target_tokens)
     if self.forged_tokens:
       pixels = self._project('forged_embedding', patches.astype(self.dtype))
-      x = x.at[:, self._leading : self._leading + patches.shape[1]].add(pixels)
+      after = x.shape[1] - self._leading - patches.shape[1]
+      x = x + jnp.pad(pixels, ((0, 0), (self._leading, after), (0, 0)))
     x = self._transformer('decoder', x)
     # Patch j is the decoder's token j in published indexing, j + 1 behind a class token that is
     # not counted; tokens of the target come last.

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfrec_jax.models import layers
+from dfrec_jax.models.partitioning import constrain
+from dfrec_jax.models.remat import rematerialise
 
 
 class Block(nn.Module):
@@ -26,17 +28,56 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     width = x.shape[-1]
     dense = lambda features, axes, name: layers.dense(features, axes, dtype=self.dtype, name=name)
+    whole = lambda x: constrain(x, 'sequences')
 
+    x = whole(x)
     y = layers.layer_norm(dtype=self.dtype, name='norm_1')(x)
-    qkv = dense(3 * width, ('embed', 'heads'), 'qkv')(y)
-    # (B, T, 3 D) to three times (B, T, heads, D / heads)
-    q, k, v = jnp.split(qkv.reshape(*qkv.shape[:2], 3 * self.heads, -1), 3, axis=2)
-    y = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
-    x = x + dense(width, ('heads', 'embed'), 'out')(y)
+    q, k, v = HeadProjections(self.heads, self.dtype, name='qkv')(y)
+    y = attention(q, k, v).reshape(x.shape)
+    x = x + whole(dense(width, ('heads', 'embed'), 'out')(y))
 
     y = layers.layer_norm(dtype=self.dtype, name='norm_2')(x)
-    y = nn.gelu(dense(self.mlp, ('embed', 'mlp'), 'mlp_1')(y), approximate=False)
-    return x + dense(width, ('mlp', 'embed'), 'mlp_2')(y)
+    y = constrain(dense(self.mlp, ('embed', 'mlp'), 'mlp_1')(y), 'sequences', None, 'mlp')
+    return x + whole(dense(width, ('mlp', 'embed'), 'mlp_2')(nn.gelu(y, approximate=False)))
+
+
+class HeadProjections(nn.Module):
+  """Queries, keys and values of each head: (B, T, D) to three times (B, T, heads, D / heads).
+
+  The kernel is (D, 3 D), as torchvision's. Its columns are not divided over the mesh: a share of
+  them would hold the queries of all heads before the keys of any, and each device needs those of
+  its own heads.
+  """
+
+  heads: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    width = x.shape[-1]
+    init = layers.named(layers.dense_init, 'qkv_in', None)
+    kernel = self.param('kernel', init, (width, 3 * width), jnp.float32)
+    bias = self.param('bias', layers.named(nn.initializers.zeros, None), (3 * width,), jnp.float32)
+    kernel = kernel.reshape(width, 3, self.heads, -1).astype(self.dtype)
+    kernel = constrain(kernel, 'embed', None, 'heads')
+    bias = constrain(bias.reshape(3, self.heads, -1).astype(self.dtype), None, 'heads')
+    y = jnp.einsum('btd,dphe->btphe', x.astype(self.dtype), kernel) + bias
+    y = constrain(y, 'sequences', None, None, 'heads')
+    return y[:, :, 0], y[:, :, 1], y[:, :, 2]
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+  """Softmax attention of (B, T, heads, features); cuDNN's fused one where a GPU has it."""
+  fused = _cudnn_takes(q.shape[-1], q.dtype)
+  return jax.nn.dot_product_attention(q, k, v, implementation='cudnn' if fused else None)
+
+
+def _cudnn_takes(features: int, dtype: Any) -> bool:
+  """Whether this process' GPU is an NVIDIA one, of Ampere or later, and its kernel takes these."""
+  if jax.default_backend() != 'gpu' or dtype != jnp.bfloat16 or features > 128 or features % 8:
+    return False
+  capability = str(jax.local_devices()[0].compute_capability)  # '9.0'; AMD's are 'gfx90a'.
+  return capability.partition('.')[0].isdigit() and int(capability.partition('.')[0]) >= 8
 
 
 class Transformer(nn.Module):
@@ -46,13 +87,13 @@ class Transformer(nn.Module):
   compilation.
 
   Attributes:
-    remat: recompute each block in the backward pass to save memory.
+    remat: what of each block is recomputed in the backward pass, a name of `remat.POLICIES`.
   """
 
   depth: int
   heads: int
   mlp: int
-  remat: bool = False
+  remat: str = 'none'
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -60,11 +101,9 @@ class Transformer(nn.Module):
     def body(block, x, _):
       return block(x), None
 
-    if self.remat:
-      # Inside a loop nothing can be merged with the forward pass, so nothing need prevent it.
-      body = nn.remat(body, prevent_cse=False)
     scan = nn.scan(
-      body,
+      # Inside a loop nothing can be merged with the forward pass, so nothing need prevent it.
+      rematerialise(body, self.remat, prevent_cse=False),
       variable_axes={'params': 0},
       split_rngs={'params': True},
       length=self.depth,

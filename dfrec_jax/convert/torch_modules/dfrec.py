@@ -138,13 +138,15 @@ class DFREC(nn.Module):
     Raises:
       InputError: fields are missing or unknown, or settings do not fit each other.
     """
-    settings = dict(model_config)
+    settings = {**dfrec.LATER_SETTINGS, **model_config}
     fields = {field.name for field in dataclasses.fields(dfrec.DFREC)} - {'parent', 'name'}
     if wrong := fields.symmetric_difference(settings):
       raise InputError(
         f'config.model has missing or unknown fields: {", ".join(sorted(wrong))}; it was written '
         'by another version, or by hand.'
       )
+    if part := settings.pop('without'):
+      raise InputError(f'The model was trained without {part}; PyTorch has no such ablation.')
     size = sizes.get_size(settings.pop('size'))
     return cls(size, **{k: v for k, v in settings.items() if k not in ('remat', 'dtype')})
 
