@@ -30,10 +30,13 @@ from dfrec_jax.measurements import (
 from dfrec_jax.models.dfrec import DFREC
 from dfrec_jax.programs import compile_ahead
 from dfrec_jax.recovery import Batch, Recovery, recover_batch
+from dfrec_jax.suite import running
+from dfrec_jax.suite.measuring import Remembered
 from dfrec_jax.train_step import make_predict_step
 from input_pipeline.loader import eval_batches
 from input_pipeline.sources import Spread, make_source
 
+Observer = Callable[[Sequence[Mapping[str, Any]], Sequence[Recovery]], None]
 FACES = ('forged', 'mask', 'true mask', 'source', 'true source', 'target', 'true target')
 
 
@@ -45,17 +48,22 @@ class Evaluation:
     metrics: {'recovered': {group: {name: value}}, 'copy': {...}}; None where not defined.
     faces: rows of images under `FACES`, for the first examples of each attack.
     labels: a caption for each row.
-    scores: of being forged, of the `pristine` and of the `forged` examples.
+    scores: of being forged, of the `pristine` and of the `forged` examples, each pristine
+      photograph once.
+    people: how many the pristine photographs show; None where the data does not say.
   """
 
   metrics: dict[str, dict[str, dict[str, Any]]]
   faces: list[list[np.ndarray]]
   labels: list[str]
   scores: dict[str, list[float]]
+  people: int | None
 
 
 def evaluate_checkpoint(config: ml_collections.ConfigDict, workdir: str, checkpoint: str) -> None:
   """Evaluates a checkpoint on the configuration's evaluation data; writes `WORKDIR/eval`.
+
+  Beside `metrics.json` that is the suite of `config.suite`, where one process does everything.
 
   The model is the checkpoint's own: the configuration chooses data, batch size and encoder, so
   that a checkpoint can be evaluated on another data set than it was trained on.
@@ -69,7 +77,11 @@ def evaluate_checkpoint(config: ml_collections.ConfigDict, workdir: str, checkpo
     source = make_source(config.data, 'eval', seed=config.seed)
     logging.info('Evaluating step %d of %s.', loaded.step, loaded.path)
     evaluator = Evaluator(loaded.model, config, source, mesh)
-    result = evaluator(loaded.variables)
+    suite = None
+    if config.suite.enabled and running.single_process():
+      evaluator.embed = evaluator.embed and Remembered(evaluator.embed)
+      suite = running.Suite(config, evaluator, loaded, source)
+    result = evaluator(loaded.variables, observe=suite.add if suite else None)
     sha256 = calibration.weights_sha256(loaded.variables)
   record = calibration.make_record(
     result.scores,
@@ -77,11 +89,15 @@ def evaluate_checkpoint(config: ml_collections.ConfigDict, workdir: str, checkpo
     step=loaded.step,
     sha256=sha256,
     data=calibration.name_data(config.data),
+    people=result.people,
   )
   if jax.process_index() == 0:
     folder = epath.Path(workdir) / EVALUATION
     write_json(folder / calibration.FILE, record)
     write_evaluation(result, folder)
+    if suite:
+      with jax.set_mesh(mesh):
+        suite.write(folder)
 
 
 def write_evaluation(result: Evaluation, folder: epath.Path) -> None:
@@ -99,6 +115,10 @@ def write_evaluation(result: Evaluation, folder: epath.Path) -> None:
 class Evaluator:
   """Evaluates variables of a model on a source; compiles once, ahead or at the first batch.
 
+  Attributes:
+    embed: measures identity; None where the configuration names no encoder.
+    mesh: the devices.
+
   Raises:
     InputError: the encoder that measures identity cannot be loaded.
   """
@@ -110,13 +130,17 @@ class Evaluator:
     source: Any,
     mesh: jax.sharding.Mesh,
   ):
-    self._model, self._config, self._source = model, config, source
+    self._model, self._config, self._source, self.mesh = model, config, source, mesh
     self._rows = sharding.batch_sharding(mesh)
     self._predict = jax.jit(make_predict_step(model), out_shardings=self._rows)
     sharding.check_batch_size(config.batch_size, mesh)
     encoder = config.metric_encoder
-    self._embed = Embedder(load_encoder(encoder.name, encoder.weights)) if encoder.weights else None
-    _check_best_metric(config.checkpoint.best_metric, self._embed is not None)
+    self.embed = Embedder(load_encoder(encoder.name, encoder.weights)) if encoder.weights else None
+    _check_best_metric(config.checkpoint.best_metric, self.embed is not None)
+
+  def of_model(self, model: DFREC) -> 'Evaluator':
+    """The like of another model."""
+    return Evaluator(model, self._config, self._source, self.mesh)
 
   def compile_ahead(self, variables: Any) -> None:
     """Compiles for variables of these shapes and shardings while the caller goes on."""
@@ -126,30 +150,39 @@ class Evaluator:
     )
     self._predict = compile_ahead(self._predict, variables, forged, jax.random.key(0))
 
+  def recover(self, variables: Any) -> Callable[[Batch, int], list[Recovery]]:
+    """The function (batch, number of the batch) -> recoveries of its examples."""
+    key = jax.random.key(self._config.seed)
+    return lambda batch, number: recover_batch(
+      functools.partial(self._predict, variables),
+      batch,
+      place=lambda x: jax.make_array_from_process_local_data(self._rows, x),
+      key=jax.random.fold_in(key, number),
+      model=self._model,
+    )
+
   def __call__(
     self,
     variables: Any,
     *,
     examples: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
+    observe: Observer | None = None,
   ) -> Evaluation | None:
     """Evaluates on `examples` of the source, 0 for all; None if given up."""
     config, model = self._config, self._model
-    key = jax.random.key(config.seed)
     batches = eval_batches(
       Spread(self._source, examples or len(self._source)),
       batch_size=config.batch_size,
       image_size=model.image_size,
     )
-    recover = lambda batch, number: recover_batch(
-      functools.partial(self._predict, variables),
-      batch,
-      place=lambda x: jax.make_array_from_process_local_data(self._rows, x),
-      key=jax.random.fold_in(key, number),
-      model=model,
-    )
     return evaluate(
-      recover, batches, self._embed, figure_rows=config.figure_rows, should_stop=should_stop
+      self.recover(variables),
+      batches,
+      self.embed,
+      figure_rows=config.figure_rows,
+      should_stop=should_stop,
+      observe=observe,
     )
 
 
@@ -171,6 +204,7 @@ def evaluate(
   *,
   figure_rows: int,
   should_stop: Callable[[], bool],
+  observe: Observer | None = None,
 ) -> Evaluation | None:
   """Evaluates over all processes; each of them returns the whole result.
 
@@ -180,6 +214,7 @@ def evaluate(
     embed: measures identity; the identity figures are None without.
     figure_rows: examples shown, the attacks in turn.
     should_stop: asked before each batch; the evaluation is given up once it is true.
+    observe: shown each batch's examples and recoveries.
 
   Returns:
     The result; None if given up.
@@ -190,16 +225,17 @@ def evaluate(
       return None
     recovered = recover(batch, number)
     examples = batch[1]
-    rows += measure(examples, recovered, embed)
+    measured = measure(examples, recovered, embed)
+    rows += [row | calibration.origin(e) for row, e in zip(measured, examples, strict=True)]
+    if observe:
+      observe(examples, recovered)
     for example, recovery in zip(examples, recovered, strict=True):
       of_attack = shown[example['attack']]
       if len(of_attack) < figure_rows:
         of_attack.append((example, recovery))
   faces, labels = _faces(shown, figure_rows)
   rows = _gather(rows)
-  kinds = enumerate(('pristine', 'forged'))
-  scores = {kind: [r['score'] for r in rows if r['label'] == label] for label, kind in kinds}
-  return Evaluation(summarise(rows), faces, labels, scores)
+  return Evaluation(summarise(rows), faces, labels, *calibration.distinct_scores(rows))
 
 
 def _gather(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -33,6 +33,11 @@ def ssim(a: np.ndarray, b: np.ndarray, window: int = 7) -> float:
   Covariances are unbiased and the border that the window does not cover is left out. Raises
   ValueError for images smaller than the window.
   """
+  return float(ssim_map(a, b, window).mean())
+
+
+def ssim_map(a: np.ndarray, b: np.ndarray, window: int = 7) -> np.ndarray:
+  """The values that `ssim` is the mean of, (H - window + 1, W - window + 1, 3)."""
   if min(a.shape[:2]) < window:
     raise ValueError(f'SSIM needs images of at least {window} px; this one is {a.shape[:2]}.')
   a, b = a.astype(np.float64), b.astype(np.float64)
@@ -47,7 +52,7 @@ def ssim(a: np.ndarray, b: np.ndarray, window: int = 7) -> float:
     (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
   )
   edge = window // 2
-  return float(values[edge:-edge, edge:-edge].mean())
+  return values[edge : a.shape[0] - edge, edge : a.shape[1] - edge]
 
 
 def mask_overlap(predicted: np.ndarray, true: np.ndarray) -> tuple[float, float]:

@@ -84,6 +84,37 @@ def test_pristine_photographs_have_no_masked_psnr_and_no_source(faces):
   assert pristine['target_psnr'] == 100
 
 
+def test_each_pristine_photograph_is_counted_once(faces):
+  # Two swaps on each photograph, and two photographs of one person.
+  examples = [dict(faces[i % 3]) for i in range(6)]
+  for i, example in enumerate(examples):
+    example['target_identity'] = ('one', 'one', 'other')[i % 3]
+    if i > 2:
+      example['forged'] = example['forged'] // 2
+  pristine = [
+    {**e, 'forged': e['target'], 'mask': 0 * e['mask'], 'label': 0, 'attack': 'pristine'}
+    for e in examples
+  ]
+  batch = [(None, examples + pristine)]
+
+  def score():
+    return evaluate.evaluate(
+      lambda batch, _: [_perfect(example) for example in batch[1]],
+      batch,
+      None,
+      figure_rows=1,
+      should_stop=lambda: False,
+    )
+
+  result = score()
+  assert len(result.scores['pristine']) == 3
+  assert len(result.scores['forged']) == 6
+  assert result.people == 2
+  assert result.metrics['recovered']['pristine']['examples'] == 6
+  pristine[1]['target_identity'] = ''
+  assert score().people is None
+
+
 def test_without_an_encoder_identity_is_null(faces):
   result = _evaluate(_perfect, faces, embed=None)
   assert result.metrics['recovered']['all']['source_identity'] is None
