@@ -1,0 +1,1 @@
+"""Benchmark: throughput, parts, FLOP, memory, comparison with PyTorch, and plans for TPU slices."""
