@@ -8,11 +8,12 @@ RUN := $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 
 LANDMARKS := .venv-landmarks
+PLAN := .venv-plan
 # MediaPipe, which finds the face mesh, is not made for Python 3.13.
 LANDMARKS_PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: quickstart test landmarks lint format clean
+.PHONY: quickstart test landmarks plan benchmark-gpu lint format clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) -m dfrec_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -38,8 +39,23 @@ $(LANDMARKS)/.installed:
 	$(LANDMARKS)/bin/python -m pip install --quiet --disable-pip-version-check mediapipe==0.10.21
 	@touch $@
 
+# An environment of its own: TPU's compiler is 210 MB. Hours; what is done is not done again.
+plan: $(PLAN)/.installed
+	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m dfrec_jax.benchmark --plan=all --config=configs/ffpp.py:fsdp=4 --batch=64
+
+$(PLAN)/.installed: requirements.txt
+	@test -n "$(PYTHON)" || { echo 'Python 3.11, 3.12 or 3.13 is needed and none was found; name one: make PYTHON=...'; exit 1; }
+	$(PYTHON) -m venv $(PLAN)
+	$(PLAN)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PLAN)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'libtpu==0.0.42.*'
+	@touch $@
+
+# In under ten minutes, with whatever JAX and PyTorch the active environment has.
+benchmark-gpu:
+	python -m dfrec_jax.benchmark --config=configs/ffpp.py --suite=gpu --budget=540 --output=runs/benchmark-gpu
+
 clean:
-	rm -rf $(VENV) $(LANDMARKS) runs
+	rm -rf $(VENV) $(LANDMARKS) $(PLAN) runs
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo 'Python 3.11, 3.12 or 3.13 is needed and none was found; name one: make PYTHON=...'; exit 1; }
