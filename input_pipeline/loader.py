@@ -127,7 +127,9 @@ def train_loader(
   examples = examples.random_map(transforms.ForgedCorruption(augmentation)).map(
     transforms.SelectModelKeys()
   )
-  batches = examples[process_index::process_count].batch(local, drop_remainder=True)
+  # Each process has a run of every batch, so that an example's place in the batch, by which the step
+  # draws at random, is the same whatever the number of processes.
+  batches = examples.batch(local, drop_remainder=True)[process_index::process_count]
 
   def deliver(remaining: grain.MapDataset):
     stream = _in_parallel(remaining, workers)
