@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import ffpp, quickstart
+from configs import ffpp
 from dfrec_jax import checkpointing, sharding
 from dfrec_jax.benchmark import (
   chips,
@@ -37,6 +37,7 @@ from dfrec_jax.convert import torch_files
 from dfrec_jax.errors import InputError
 from dfrec_jax.models.dfrec import PUBLISHED, Outputs
 from dfrec_jax.objective import Encoders, objective
+from dfrec_jax.train_state import plan_state
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ONE_DEVICE = jax.devices()[:1]
@@ -68,34 +69,47 @@ def xla_flops(function, *args):
   return jax.jit(function).lower(*args).cost_analysis()['flops']
 
 
-@functools.cache
-def module_flops(train):
-  """(XLA's count, formula's) by network: one layer a loop, wide enough that products lead."""
+def test_formula_of_recovery_is_what_xla_counts():
+  # One layer a loop, and wide enough that products lead.
   given = config('L/16+depth=1', 64)
   model = checkpointing.build_model(given.model)
   init = functools.partial(checkpointing.init_variables, model)
   variables = nn.unbox(jax.eval_shape(init, jax.random.key(0)))
   key = jax.eval_shape(lambda: jax.random.key(0))
-  if train:
-    formula = flops.train_flops(given.model, 2, twins=False, encoders=(), pointwise=True)
-  else:
-    formula = flops.recover_flops(given.model, 2, pointwise=True)
-  found = {}
-  for name, call in modules.calls(model, 2, train=train).items():
+  formula = flops.recover_flops(given.model, 2, pointwise=True)
+  calls = modules.calls(model, 2, train=False)
+  assert set(calls) == {'ism', 'sirm', 'tirm'}
+  for name, call in calls.items():
     own = {kind: tree[name] for kind, tree in variables.items() if name in tree}
-    function = call.gradients() if train else call.forward()
-    found[name] = xla_flops(function, own, key, *call.args), formula[name]
-  return found
+    counted = xla_flops(call.forward(), own, key, *call.args)
+    np.testing.assert_allclose(counted, formula[name], rtol=0.05, err_msg=name)
 
 
-@pytest.mark.parametrize('train', [False, True], ids=['recover', 'train'])
-def test_formula_is_what_xla_counts(train):
-  found = module_flops(train)
-  assert set(found) == {'ism', 'sirm', 'tirm'}
-  whole = np.sum(list(found.values()), axis=0)
-  np.testing.assert_allclose(whole[0], whole[1], rtol=0.05)
-  for name in ('sirm', 'tirm', *(() if train else ('ism',))):
-    np.testing.assert_allclose(*found[name], rtol=0.05, err_msg=name)
+def test_formula_of_a_training_step_is_what_xla_counts(monkeypatch):
+  given = config('S/16+depth=1+decoder_depth=1+ism_depth=0.25', 64)
+  given.loss.weights.perceptual = 0.1
+
+  def only_lower(function, *args):
+    traced = function.trace(*args)
+    return timing.Program(traced, traced.lower(), None, 0.0)
+
+  def plan_without_values(*args):
+    _, abstract = plan_state(*args)
+    return lambda key: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract), abstract
+
+  monkeypatch.setattr(training, 'compile_program', only_lower)
+  monkeypatch.setattr(training, 'plan_state', plan_without_values)
+  mesh = sharding.make_mesh(given.mesh, ONE_DEVICE)
+  with jax.set_mesh(mesh):
+    built = training.TrainingParts(given, mesh)
+  formula = flops.train_flops(given.model, 2, twins=True, encoders=built.encoders, pointwise=True)
+  counted = {
+    name: part.program.lowered.cost_analysis()['flops'] for name, part in built.parts.items()
+  }
+  assert set(counted) == {'step', 'ism', 'sirm', 'tirm', 'encoders', 'optimizer'}
+  np.testing.assert_allclose(counted['step'], sum(formula.values()), rtol=0.05)
+  for name in ('sirm', 'tirm', 'encoders'):
+    np.testing.assert_allclose(counted[name], formula[name], rtol=0.05, err_msg=name)
 
 
 def test_loops_are_counted_by_their_turns():
@@ -192,20 +206,25 @@ def test_rounds_take_turns_and_end():
   assert timing.ratio([1.0, 2.0, 2.0], [2.0, 4.0, 8.0]) == 2.0
 
 
-def test_training_is_measured(tmp_path):
-  # The program that tests/train_test.py runs too, so that one of them finds it compiled.
-  jax.config.update('jax_disable_most_optimizations', False)
-  given = quickstart.get_config('runlocal')
-  report, _ = measure.measure(
-    given, 'train', devices=ONE_DEVICE, by_part=False, repeats=3, seconds=1, peak=PEAK
-  )
-  jax.config.update('jax_disable_most_optimizations', True)
+def test_training_is_reported_by_part(monkeypatch):
+  product, x = jax.jit(lambda x: x @ x), jnp.ones((64, 64))
+  program = timing.compile_program(product, x)
+  part = training.Part(program, lambda: product(x))
+  built = types.SimpleNamespace(parts=dict.fromkeys(('step', 'ism'), part), encoders=['vgg19'])
+  monkeypatch.setattr(measure, 'TrainingParts', lambda *args, **kwargs: built)
+  given = config()
+  report, _ = measure.measure(given, 'train', devices=ONE_DEVICE, repeats=3, seconds=1, peak=PEAK)
+  assert list(report['parts']) == ['ism', 'input', 'rest']
+  assert report['parts']['input']['source'] == 'synthetic'
   whole = report['step']
-  np.testing.assert_allclose(report['examples_per_second'], 8e3 / whole['milliseconds'])
+  assert whole['flops'] == sum(flops.train_flops(given.model, 2, encoders=['vgg19']).values())
+  assert whole['xla_flops'] == program.counts[0]
+  np.testing.assert_allclose(report['examples_per_second'], 2e3 / whole['milliseconds'])
   np.testing.assert_allclose(whole['mfu'], whole['flops'] / whole['milliseconds'] / 1e8)
-  assert not report['parts'] and not report['encoders']
   assert report['memory']['device_peak_bytes'] is None
   assert report['memory']['resident_peak_bytes'] > report['memory']['planned_peak_bytes'] > 0
+  table = tables.report_table(report)
+  assert all(f'| {name} ' in table for name in ('ism', 'input', 'rest', 'whole'))
 
 
 def published():
@@ -328,10 +347,17 @@ def test_a_suite_keeps_within_its_time_and_goes_on_after_a_failure(tmp_path):
     return types.SimpleNamespace(returncode=len(calls) % 2)
 
   found = suite.run('c.py', tmp_path, budget=500, overrides=['--config.seed=1'], start=start)
-  assert [entry['status'] for entry in found] == ['failed', 'done', 'stopped', 'stopped']
+  assert [entry['status'] for entry in found] == [
+    'failed',
+    'done',
+    'failed',
+    'done',
+    'stopped',
+    'stopped',
+  ]
   assert sum(timeout for _, timeout in calls[:1]) < 500
   assert all('--config.seed=1' in command and '--batch=64' in command for command, _ in calls)
-  assert json.loads((tmp_path / 'suite.json').read_text())[3]['name'] == 'peer_recover'
+  assert json.loads((tmp_path / 'suite.json').read_text())[-1]['name'] == 'peer_recover'
   left_out = suite.run('c.py', tmp_path, budget=1, start=start)
   assert {entry['status'] for entry in left_out} == {'left out'}
 

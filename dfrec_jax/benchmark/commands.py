@@ -4,11 +4,12 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
+import jax
 import ml_collections
 
 from dfrec_jax import figures
 from dfrec_jax.benchmark import measure as measuring
-from dfrec_jax.benchmark import profiling, tables
+from dfrec_jax.benchmark import profiling, tables, timing
 from dfrec_jax.benchmark import sweep as sweeping
 from dfrec_jax.benchmark.measure import WHOLE
 from dfrec_jax.errors import InputError
@@ -67,8 +68,10 @@ def peer(config, what: str, output: Output, *, kinds: tuple[str, ...], **setting
 
   if wrong := set(kinds) - set(comparing.KINDS):
     raise InputError(f'--peer_kinds is {", ".join(sorted(wrong))}; it is eager, compile or both.')
-  report = comparing.compare(config, what, kinds=kinds, **settings)
-  output.json(f'peer_{what}', report)
+  write = lambda report: output.json(f'peer_{what}', report)
+  report = comparing.compare(config, what, kinds=kinds, done=write, **settings)
+  if 'times' not in report:
+    raise InputError(' '.join(report['without'].values()))
   output.text(f'peer_{what}', tables.peer_table(report))
 
 
@@ -76,9 +79,8 @@ def sweep(
   config, what: str, output: Output, batches: Sequence[int], devices: Sequence[int], **settings: Any
 ) -> None:
   """Measures batch sizes and numbers of devices; draws."""
-  points = sweeping.sweep(
-    _timed(config, what), what, batches=batches, devices=devices, done=_show, **settings
-  )
+  settings |= _for_all_points(config, what)
+  points = sweeping.sweep(config, what, batches=batches, devices=devices, done=_show, **settings)
   output.json(f'sweep_{what}', points)
   output.text(f'sweep_{what}', tables.points_table(points))
   if any(point['fits'] for point in points):
@@ -91,8 +93,9 @@ def cost_with_size(
   config, what: str, output: Output, sizes: Sequence[str], sides: Sequence[int], **settings: Any
 ) -> None:
   """Measures image sizes and model sizes; draws."""
+  settings |= _for_all_points(config, what)
   points = sweeping.cost_with_size(
-    _timed(config, what), what, sizes=sizes, image_sizes=sides, done=_show, **settings
+    config, what, sizes=sizes, image_sizes=sides, done=_show, **settings
   )
   output.json(f'cost_{what}', points)
   output.text(f'cost_{what}', tables.points_table(points))
@@ -100,10 +103,10 @@ def cost_with_size(
     output.figure(f'cost_{what}_{name}', figure)
 
 
-def _timed(config, what):
+def _for_all_points(config, what: str) -> dict[str, Any]:
   if what == 'input':
     raise InputError('--sweep and --cost_with_size measure train or recover, not input.')
-  return config
+  return {'peak': timing.peak_of(jax.devices()[0], config.model.dtype)}
 
 
 def _show(point: dict[str, Any]) -> None:

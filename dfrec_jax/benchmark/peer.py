@@ -10,7 +10,7 @@ encoders, so that the configuration is measured without them. Equal means loss a
 gradient at the first step, without dropout, within `TOLERANCE` of their size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import importlib.util
 import shutil
 from typing import Any
@@ -40,6 +40,7 @@ def compare(
   kinds: tuple[str, ...] = KINDS,
   repeats: int = 20,
   seconds: float = 120.0,
+  done: Callable[[dict[str, Any]], None] = lambda report: None,
 ) -> dict[str, Any]:
   """Times JAX and PyTorch in turns, on one device.
 
@@ -50,6 +51,7 @@ def compare(
     kinds: `eager`, `compile`.
     repeats: rounds.
     seconds: after which no further round begins.
+    done: gets what is known after each kind, since `torch.compile` may take minutes.
 
   Returns:
     Milliseconds of each side, `ratios` (how many times as fast JAX is), the largest `difference` of
@@ -75,24 +77,27 @@ def compare(
   with jax.set_mesh(mesh):
     side = _Recovery(config, mesh) if what == 'recover' else _Training(config, mesh)
     difference = side.difference()
+    report = {
+      'what': what,
+      'batch': config.batch_size,
+      'model': config.model.to_dict(),
+      'torch': torch_side.about(),
+      'difference': difference,
+      'tolerance': TOLERANCE,
+      'equal': bool(max(difference.values()) <= TOLERANCE),
+      'without': without,
+    }
     runs = {'jax': side.run}
     for kind in kinds:
       if kind not in without:
         runs[kind] = side.peer(kind)
-    times = timing.rounds(runs, repeats=repeats, seconds=seconds)
-  largest = max(difference.values())
-  return {
-    'what': what,
-    'batch': config.batch_size,
-    'model': config.model.to_dict(),
-    'torch': torch_side.about(),
-    'times': {name: timing.summary(values) for name, values in times.items()},
-    'ratios': {k: timing.ratio(times['jax'], v) for k, v in times.items() if k != 'jax'},
-    'difference': difference,
-    'tolerance': TOLERANCE,
-    'equal': bool(largest <= TOLERANCE),
-    'without': without,
-  }
+        times = timing.rounds(runs, repeats=repeats, seconds=seconds)
+        report |= {
+          'times': {name: timing.summary(values) for name, values in times.items()},
+          'ratios': {k: timing.ratio(times['jax'], v) for k, v in times.items() if k != 'jax'},
+        }
+        done(report)
+  return report
 
 
 def _comparable(config, what):

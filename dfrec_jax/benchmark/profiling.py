@@ -60,9 +60,11 @@ def place(op_name: str) -> tuple[str, str]:
   """
   # The last part is the operation; functions and transformations have brackets.
   modules = [part for part in op_name.split('/')[:-1] if part and '(' not in part]
-  skipped = [part for part in modules if part not in _NO_MODULES and '.' not in part]
+  named = [part for part in modules if part not in _NO_MODULES and '.' not in part]
+  # Rematerialised modules are named twice.
+  places = [part for part, before in zip(named, ['', *named], strict=False) if part != before]
   direction = 'backward' if 'transpose(' in op_name else 'forward'
-  return '/'.join(skipped[:_DEPTH]) or 'outside the networks', direction
+  return '/'.join(places[:_DEPTH]) or 'outside the networks', direction
 
 
 def _events(folder: str) -> list[dict[str, Any]]:
