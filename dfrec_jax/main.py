@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from dfrec_jax import distributed
 from dfrec_jax.errors import InputError
+from dfrec_jax.flag_parsing import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Configuration, with arguments after a colon: configs/triplets.py:runlocal.'
@@ -63,25 +64,6 @@ def _is_ours(record) -> bool:
   """Orbax and JAX tell much at the level of information; --verbosity=1 shows it."""
   folder = pathlib.Path(record.pathname).parts[-2]
   return record.levelno > 20 or folder == 'dfrec_jax'
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-  """absl's parser, whose errors are one sentence also where a configuration raised them."""
-  for argument, following in zip(argv[1:], [*argv[2:], ''], strict=True):
-    name, given, value = argument.partition('=')
-    value = value if given else following
-    path = pathlib.Path(value.partition(':')[0])
-    if name.lstrip('-') == 'config' and not path.is_file():
-      known = ', '.join(sorted({p.stem for p in path.parent.glob('*.py')} - {'__init__', 'common'}))
-      sys.exit(f'Error: there is no configuration {path}; {path.parent} holds: {known or "none"}.')
-  try:
-    return flags.FLAGS(argv)
-  except AttributeError as error:
-    sys.exit(f'Error: --config.FIELD names no field of the configuration: {error}.')
-  except (flags.Error, ValueError, TypeError) as error:
-    # An error of a configuration arrives wrapped in its traceback, as text.
-    last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-    sys.exit(f'Error: {last.removeprefix("dfrec_jax.errors.InputError: ")}')
 
 
 if __name__ == '__main__':

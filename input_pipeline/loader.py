@@ -127,8 +127,8 @@ def train_loader(
   examples = examples.random_map(transforms.ForgedCorruption(augmentation)).map(
     transforms.SelectModelKeys()
   )
-  # Each process has a run of every batch, so that an example's place in the batch, by which the step
-  # draws at random, is the same whatever the number of processes.
+  # Each process has a run of every batch: an example's place in the batch, by which the step draws
+  # at random, is the same whatever the number of processes.
   batches = examples.batch(local, drop_remainder=True)[process_index::process_count]
 
   def deliver(remaining: grain.MapDataset):
