@@ -12,6 +12,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding, PartitionSpec
 import ml_collections
 
@@ -65,9 +66,13 @@ def make_mesh(
       f'The mesh {dict(config)} does not fit {count} device(s): its axes must multiply to '
       f'{count}, and at most one may be -1.'
     )
-  # `make_mesh` defaults to explicit axes, with which linen's logical constraints fail.
+  # With explicit axes linen's logical constraints fail.
   kinds = (jax.sharding.AxisType.Auto,) * len(sizes)
-  return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=kinds, devices=devices)
+  # `make_mesh` would not divide one side of a slice's torus between two axes of the mesh.
+  grid = mesh_utils.create_device_mesh(
+    tuple(sizes.values()), devices, allow_split_physical_axes=True
+  )
+  return jax.sharding.Mesh(grid, AXES, axis_types=kinds)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
