@@ -13,7 +13,7 @@ PLAN := .venv-plan
 LANDMARKS_PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: quickstart test landmarks plan benchmark-gpu lint format clean
+.PHONY: quickstart test test-exhaustive landmarks plan benchmark-gpu lint format clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) -m dfrec_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -21,6 +21,10 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(RUN) -m pytest $(ARGS)
+
+# Every mesh shape, and several processes on this machine: a quarter of an hour more.
+test-exhaustive: $(VENV)/.installed-dev
+	$(RUN) -m pytest -n 0 -m exhaustive $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

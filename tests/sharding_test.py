@@ -250,7 +250,7 @@ def _run(on_one, shape, steps=3):
   return config, state
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize('name', ['8x1x1', '4x2x1', '1x8x1'])
 def test_eight_devices_equal_one(on_one, name):
   _run(on_one, MESHES[name])
@@ -276,6 +276,6 @@ def test_a_checkpoint_moves_from_eight_devices_to_two(on_one, tmp_path):
   assert iterator.place == 5
   jax.tree.map(np.testing.assert_array_equal, restored, state)
   kernel = restored.params['tirm']['encoder']['blocks']['mlp_1']['kernel']
-  assert kernel.sharding.spec == PartitionSpec(None, 'fsdp', None)
+  assert len({str(shard.index) for shard in kernel.addressable_shards}) == 2
   _, metrics = advance(jax.device_get(restored))
   assert metrics['loss'] == pytest.approx(losses[3], rel=1e-5)

@@ -57,7 +57,7 @@ def test_published_parameter_count():
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 307_575_552
   assert params['encoder']['blocks']['qkv']['kernel'].shape == (24, 1024, 3072)
   boxed = variables['params']['encoder']['blocks']['qkv']['kernel']
-  assert boxed.names == ('layers', 'embed', 'heads')
+  assert boxed.names == ('layers', 'qkv_in', None)
 
 
 @pytest.mark.parametrize('indexing', INDEXINGS)

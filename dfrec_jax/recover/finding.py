@@ -22,13 +22,15 @@ from input_pipeline.prepare.faces import Box, CascadeFinder, Face, FaceFinder, o
 _SMALLEST = 24  # Side of the smallest window, in pixels.
 # Faces from a quarter of the smaller side on are looked for at this smaller side,
 _FOR_LARGE, _STEP, _NEIGHBOURS = 100, 1.12, 4
-# and smaller ones, of at least a twelfth, from this one on, in larger steps. The cascade passes by
-# every second place as long as a window is below 40 pixels, and over none beyond: so a chain of
-# images, each three steps smaller than the one before, takes half of the time of one image.
-_FOR_SMALL, _SMALL_STEP, _SMALL_STEPS, _SMALL_NEIGHBOURS = 288, 1.2, 3, 1
-# Where a twelfth is this many times the smallest face of use, the chain begins at that one, with no
-# more pixels than these.
+# and those from a twelfth of it on at this one, in larger steps.
+_FOR_SMALL, _SMALL_STEP, _SMALL_NEIGHBOURS = 288, 1.2, 3
+_LARGEST_SMALL = 74  # Somewhat more than the smallest of the large ones is there.
+# Still smaller ones are looked for where a twelfth is this many times the smallest one of use, at
+# no more pixels than these, in windows of three steps: the cascade passes over every second place
+# as long as a window is below 40 pixels, and over none beyond. So a chain of images, each three
+# steps smaller than the one before, takes half of the time of one image.
 _FAR_BELOW, _MOST_PIXELS = 2.0, 1_200_000
+_TINY_STEP, _TINY_STEPS, _TINY_NEIGHBOURS = 1.2, 3, 1
 # What is met there is looked at by itself, at this side in pixels, with so much room around it.
 _JUDGED_SIDE, _ROOM, _JUDGED_STEP = 60, 1.6, 1.1
 # Two boxes that share this much of the smaller one are one face.
@@ -62,7 +64,8 @@ class QuickCascade(CascadeFinder):
     Args:
       shape: (height, width, ...) of the picture.
     """
-    return max(oval_in((0, 0, 1, 1))[2:]) * _SMALLEST / self._small_scale(shape)
+    scale = self._tiny_scale(shape) or min(1.0, _FOR_SMALL / min(shape[:2]))
+    return max(oval_in((0, 0, 1, 1))[2:]) * _SMALLEST / scale
 
   def find(self, image: np.ndarray) -> list[Face]:
     """As `faces.FaceFinder.find`: faces from `smallest_face` on."""
@@ -70,7 +73,10 @@ class QuickCascade(CascadeFinder):
     scale = min(1.0, _FOR_LARGE / min(grey.shape))
     squares = self._look(_shrink(grey, scale), scale, _STEP, _NEIGHBOURS)
     if scale < 1:
-      squares += self._find_small(grey, squares)
+      scale = min(1.0, _FOR_SMALL / min(grey.shape))
+      rest = _without(_shrink(grey, scale), squares, scale)
+      squares += self._look(rest, scale, _SMALL_STEP, _SMALL_NEIGHBOURS, _LARGEST_SMALL)
+      squares += self._find_tiny(grey, squares)
     found: list[Face] = []
     for square in squares:
       face = Face(oval_in(square))
@@ -80,24 +86,27 @@ class QuickCascade(CascadeFinder):
       return super().find(image)
     return sorted(found, key=lambda face: (-face.area, face.box))
 
-  def _small_scale(self, shape: tuple[int, ...]) -> float:
-    """How much a picture is shrunk for the smallest windows."""
-    usual = min(1.0, _FOR_SMALL / min(shape[:2]))
+  def _tiny_scale(self, shape: tuple[int, ...]) -> float | None:
+    """How much a picture is shrunk for the smallest windows; None where they are not looked at."""
+    small = _FOR_SMALL / min(shape[:2])
     wanted = _SMALLEST / self._window
     affordable = math.sqrt(_MOST_PIXELS / (shape[0] * shape[1]))
-    return max(usual, min(wanted, affordable)) if wanted > _FAR_BELOW * usual else usual
+    scale = min(wanted, affordable)
+    return scale if wanted > _FAR_BELOW * small and scale > small else None
 
-  def _find_small(self, grey: np.ndarray, known: list[Box]) -> list[Box]:
-    """Squares of faces below a quarter of the smaller side, in pixels of the picture."""
-    scale, found = self._small_scale(grey.shape), []
+  def _find_tiny(self, grey: np.ndarray, known: list[Box]) -> list[Box]:
+    """Squares of faces below a twelfth of the smaller side, in pixels of the picture."""
+    scale, found = self._tiny_scale(grey.shape), []
+    if scale is None:
+      return found
     rest = _without(_shrink(grey, scale), known, scale)
-    largest = round(_SMALLEST * _SMALL_STEP ** (_SMALL_STEPS - 1)) + 1
-    while scale > _FOR_LARGE / min(grey.shape):
-      for square in self._look(rest, scale, _SMALL_STEP, _SMALL_NEIGHBOURS, largest):
+    largest = round(_SMALLEST * _TINY_STEP ** (_TINY_STEPS - 1)) + 1
+    while scale > _FOR_SMALL / min(grey.shape):
+      for square in self._look(rest, scale, _TINY_STEP, _TINY_NEIGHBOURS, largest):
         if all(overlap(square, other) < _SAME for other in found):
           found += self._judge(grey, square)
-      scale /= _SMALL_STEP**_SMALL_STEPS
-      rest = _shrink(rest, _SMALL_STEP**-_SMALL_STEPS)
+      scale /= _TINY_STEP**_TINY_STEPS
+      rest = _shrink(rest, _TINY_STEP**-_TINY_STEPS)
     return found
 
   def _judge(self, grey: np.ndarray, square: Box) -> list[Box]:

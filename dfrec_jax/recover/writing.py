@@ -161,9 +161,9 @@ class Writer:
     height, width = job.photograph.pixels.shape[:2]
     warnings = [*job.photograph.warnings, *self._general_warnings(job)]
     if not faces:
-      below = f' below {round(job.smallest_face)} pixels' if job.smallest_face else ''
+      size = f' below {round(job.smallest_face)} pixels' if job.smallest_face else ''
       warnings.append(
-        f'No face was found in {job.item.path}; faces turned far aside and small ones{below} are '
+        f'No face was found in {job.item.path}; faces turned far aside and small ones{size} are '
         'not found.'
       )
     return {
