@@ -33,4 +33,6 @@ def get_config(arguments: str | None = None):
   config.eval_every = 700
   config.checkpoint_every = 700
   common.without_encoders(config)
+  # What takes seconds; the whole suite takes a minute or two.
+  config.suite.update(baselines=('telea',), robustness_examples=0, landmarks=False)
   return common.finish(config, args)
