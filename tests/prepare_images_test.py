@@ -9,8 +9,9 @@ import pytest
 
 from dfrec_jax.errors import InputError
 from input_pipeline.people.landmarks import read_landmarks
-from input_pipeline.prepare import faces, portraits, splits
+from input_pipeline.prepare import faces, ffhq_e4s, portraits, splits
 from input_pipeline.prepare.landmarks import MeshFinder
+from input_pipeline.prepare.units import Settings, UnitLog
 from tests import raw_trees
 from tests.preparing import place, prepare, read_all, summary, unusable
 
@@ -79,6 +80,18 @@ def test_a_set_of_which_nothing_is_left_says_why(tmp_path, capsys):
   (tmp_path / 'raw/list.csv').write_text('swaps/1_0.png,../ffhq/00000.png,ffhq/00001.png\n')
   assert prepare('ffhq_e4s', tmp_path / 'raw', tmp_path) == 1
   assert 'swap 1: it must name three files inside' in capsys.readouterr().err
+
+
+def test_a_list_is_read_by_its_header(tmp_path):
+  raw_trees.make_ffhq_e4s(tmp_path)
+  settings = Settings(dataset='ffhq_e4s', raw=str(tmp_path))
+  rows = lambda: [unit.content for unit in ffhq_e4s.list_units(settings, UnitLog(settings.raw))]
+  expected = rows()
+  lines = [line.split(',') for line in (tmp_path / 'list.csv').read_text().splitlines()]
+  lines[0] = ['Forged', 'Source', 'Target']
+  text = '\n'.join(f'{target},{forged},{source}' for forged, source, target in lines)
+  (tmp_path / 'list.csv').write_text(text)
+  assert rows() == expected and expected
 
 
 def test_strips_of_megafs_on_ffpp(tmp_path):
@@ -192,6 +205,15 @@ def test_a_folder_of_people_gets_crops_and_landmarks(mesh, tmp_path):
   assert reasons == {'bob/empty.jpg': 'no face', 'bob/group.png': 'several faces'}
   assert summary(out)['examples'] == {'all': {'photographs': 3}}
   assert (out / 'contact_sheet.png').exists() and not (out / 'unfinished').exists()
+
+
+def test_photographs_are_never_overwritten(mesh, tmp_path, capsys):
+  make_people(tmp_path)
+  before = (tmp_path / 'ann/1.jpg').read_bytes()
+  for out in (tmp_path, tmp_path / 'out'):
+    assert prepare('faces', tmp_path, out) == 1
+    assert 'photographs would be overwritten' in capsys.readouterr().err
+  assert (tmp_path / 'ann/1.jpg').read_bytes() == before
 
 
 def test_landmarks_beside_the_photographs_are_taken_over(tmp_path, monkeypatch):

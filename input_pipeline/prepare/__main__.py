@@ -7,7 +7,7 @@ import pathlib
 import sys
 
 from dfrec_jax.errors import InputError
-from input_pipeline.prepare import celeba_megafs, ffpp, portraits, summary
+from input_pipeline.prepare import celeba_megafs, ffpp, portraits, summary, work
 from input_pipeline.prepare.units import Settings
 
 _ABOUT = {
@@ -63,8 +63,10 @@ def _prepare_shards(settings: Settings, args: argparse.Namespace):
 def _beam_options(args: argparse.Namespace):
   if not args.beam_options:
     return None
-  from apache_beam.options.pipeline_options import PipelineOptions
-
+  try:
+    from apache_beam.options.pipeline_options import PipelineOptions
+  except ImportError as error:
+    raise work.no_beam() from error
   return PipelineOptions(args.beam_options.split())
 
 

@@ -38,8 +38,10 @@ def list_units(settings: Settings, log: UnitLog) -> list[Unit]:
     next(csv.reader([line])) if ',' in line else line.split() for line in lines if line.strip()
   ]
   rows = [[field.strip() for field in row] for row in rows]
-  if rows and rows[0] == _COLUMNS:
-    rows = rows[1:]
+  header = [field.lower() for field in rows[0]] if rows else []
+  if sorted(header) == sorted(_COLUMNS):
+    places = [header.index(name) for name in _COLUMNS]
+    rows = [[row[i] for i in places] if len(row) == 3 else row for row in rows[1:]]
   result = []
   for number, row in enumerate(rows, 1):
     if len(row) != 3 or any(_leads_outside(field) for field in row):

@@ -48,6 +48,10 @@ def prepare(settings: Settings, out: pathlib.Path, workers: int) -> dict[str, An
   """
   if (out / summary.SUMMARY).exists():
     raise InputError(f'{out} is prepared already; delete it to prepare it anew.')
+  if out.resolve().is_relative_to(pathlib.Path(settings.raw).resolve()):
+    raise InputError(
+      f'{out} lies in {settings.raw}, whose photographs would be overwritten; give another --out.'
+    )
   folder = out / 'unfinished'
   work.open_folder(folder, settings)
   units = list_units(settings)
@@ -57,7 +61,8 @@ def prepare(settings: Settings, out: pathlib.Path, workers: int) -> dict[str, An
   if not total['examples']:
     raise summary.nothing_usable(folder, total, settings.raw)
   names, points = [], []
-  for unit in units:
+  # A unit that ended its process has a report, and nothing else.
+  for unit in filter(lambda unit: _points_path(folder, unit).exists(), units):
     with np.load(_points_path(folder, unit), allow_pickle=False) as arrays:
       names.append(arrays['names'])
       points.append(arrays['points'])

@@ -82,7 +82,8 @@ def nothing_usable(folder: pathlib.Path, total: Summary, raw: str) -> InputError
   reasons = collections.Counter(total['left_out']) + collections.Counter(total['unusable'])
   most = ', '.join(f'{reason} ({count})' for reason, count in reasons.most_common(3))
   return InputError(
-    f'No example could be made of {raw}: {most or "it is empty"}; see {folder / UNUSABLE}.'
+    f'No example could be made of {raw}: {most or "it is empty"}; see {folder / UNUSABLE}. '
+    f'Once that is mended, delete {folder} and start again.'
   )
 
 

@@ -86,11 +86,16 @@ def run_on_beam(units: Sequence[Unit], task: Task, folder: pathlib.Path, **optio
   try:
     import apache_beam as beam
   except ImportError as error:
-    raise InputError('Apache Beam is not installed; pip install apache-beam.') from error
+    raise no_beam() from error
   remaining = _left(units, folder)
   with beam.Pipeline(**options) as pipeline:
     _ = pipeline | beam.Create(remaining) | beam.Reshuffle() | beam.Map(task)
   return read_reports(folder, units)
+
+
+def no_beam() -> InputError:
+  """What to raise where Apache Beam is not installed."""
+  return InputError("Apache Beam is not installed; install the extra: pip install -e '.[beam]'.")
 
 
 def do_unit(unit: Unit, *, settings: Settings, folder: pathlib.Path) -> Report:
