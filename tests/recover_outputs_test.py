@@ -40,11 +40,17 @@ def test_folders_are_searched(tmp_path):
   _touch(top / '.hidden.jpg', top / '.cache' / 'c.jpg', top / 'landmarks.npz')
   (top / 'photograph').write_bytes(b'\xff\xd8\xff\xe0 and so on')
   (top / 'README').write_bytes(b'text')
-  found = find_inputs([str(top)], tmp_path / 'out')
+  given = [str(top), str(top / 'notes.txt')]
+  everything = find_inputs(given[:1], tmp_path / 'out')
+  found = everything.items
   assert sorted(_names(found)) == sorted([*NASTY, 'b.MP4', 'photograph'])
   assert {item.kind for item in found if item.path.endswith('MP4')} == {VIDEO}
   assert all(item.error is None for item in found)
-  assert found == find_inputs([str(top), str(top / 'b.MP4')], tmp_path / 'out')
+  assert everything == find_inputs([str(top), str(top / 'b.MP4')], tmp_path / 'out')
+  # Neither lost nor looked at, unless they are named themselves.
+  names = lambda found: [os.path.basename(path) for path in found.passed_over]
+  assert names(everything) == ['README', 'landmarks.npz', 'notes.txt']
+  assert names(find_inputs(given, tmp_path / 'out')) == ['README', 'landmarks.npz']
 
 
 def test_links_and_circles(tmp_path):
@@ -53,35 +59,35 @@ def test_links_and_circles(tmp_path):
   (tmp_path / 'in' / 'other').symlink_to(tmp_path / 'elsewhere')
   (tmp_path / 'in' / 'file.jpg').symlink_to(tmp_path / 'in' / 'a.jpg')
   (tmp_path / 'in' / 'gone.jpg').symlink_to(tmp_path / 'nowhere')
-  found = find_inputs([str(tmp_path / 'in')], tmp_path / 'out')
+  found = find_inputs([str(tmp_path / 'in')], tmp_path / 'out').items
   assert sorted(_names(found)) == ['a.jpg', 'b.jpg', 'file.jpg', 'gone.jpg']
 
 
 def test_results_are_no_inputs(tmp_path):
   _touch(tmp_path / 'a.jpg', tmp_path / 'out' / 'a-0' / 'restored.png')
   out, earlier = tmp_path / 'out', tmp_path / 'earlier'
-  assert _names(find_inputs([str(tmp_path)], out)) == ['a.jpg']
-  assert _names(find_inputs([str(tmp_path / '**' / '*.*')], out)) == ['a.jpg']
+  assert _names(find_inputs([str(tmp_path)], out).items) == ['a.jpg']
+  assert _names(find_inputs([str(tmp_path / '**' / '*.*')], out).items) == ['a.jpg']
   _touch(earlier / 'a-0' / 'restored.png')
   (earlier / outputs.RESULTS).write_text('{"tool": {"name": "dfrec_jax"}}')
-  assert _names(find_inputs([str(tmp_path)], out)) == ['a.jpg']
-  (item,) = find_inputs([str(out)], out)
+  assert _names(find_inputs([str(tmp_path)], out).items) == ['a.jpg']
+  (item,) = find_inputs([str(out)], out).items
   assert 'is where the results go' in item.error
 
 
 def test_a_file_of_several_spellings_is_one(tmp_path, monkeypatch):
   _touch(tmp_path / 'a.jpg')
   monkeypatch.chdir(tmp_path)
-  found = find_inputs(['a.jpg', './a.jpg', str(tmp_path / 'a.jpg')], tmp_path / 'out')
+  found = find_inputs(['a.jpg', './a.jpg', str(tmp_path / 'a.jpg')], tmp_path / 'out').items
   assert [item.path for item in found] == ['a.jpg']
 
 
 def test_patterns_and_what_is_not_there(tmp_path):
   _touch(tmp_path / 'x' / 'a1.jpg', tmp_path / 'x' / 'a2.jpg', tmp_path / 'x' / '[b].jpg')
-  found = find_inputs([str(tmp_path / '**' / 'a?.jpg')], tmp_path / 'out')
+  found = find_inputs([str(tmp_path / '**' / 'a?.jpg')], tmp_path / 'out').items
   assert _names(found) == ['a1.jpg', 'a2.jpg']
   # A file whose name looks like a pattern is that file.
-  (item,) = find_inputs([str(tmp_path / 'x' / '[b].jpg')], tmp_path / 'out')
+  (item,) = find_inputs([str(tmp_path / 'x' / '[b].jpg')], tmp_path / 'out').items
   assert item.error is None
   (tmp_path / 'empty').mkdir()
   for given, says in (
@@ -89,7 +95,7 @@ def test_patterns_and_what_is_not_there(tmp_path):
     ('gone.jpg', 'does not exist'),
     ('empty', 'holds no images or videos'),
   ):
-    (item,) = find_inputs([str(tmp_path / given)], tmp_path / 'out')
+    (item,) = find_inputs([str(tmp_path / given)], tmp_path / 'out').items
     assert says in item.error
     assert str(tmp_path / given) in item.error
     assert item.kind == IMAGE
@@ -160,7 +166,7 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
 
 def test_results_of_other_settings_are_removed_at_once(tmp_path):
   with OutputFolder(tmp_path, {'seed': 0}) as folder:
-    folder.write_results([], [])
+    folder.write_results([], [], [])
   (tmp_path / outputs.REPORT).write_text('of seed 0')
   with OutputFolder(tmp_path, {'seed': 0}):
     assert sorted(os.listdir(tmp_path)) == [outputs.REPORT, outputs.RESULTS]
@@ -180,9 +186,10 @@ def test_one_process_at_a_time(tmp_path):
 
 def test_results_are_written(tmp_path):
   with OutputFolder(tmp_path, {'schema': 1}) as folder:
-    results = folder.write_results([outputs.failed('a', 'It is not there.')], ['b'])
+    results = folder.write_results([outputs.failed('a', 'It is not there.')], ['b'], ['c.txt'])
   assert json.loads((tmp_path / outputs.RESULTS).read_text()) == results
   assert (results['schema'], results['unfinished']) == (1, ['b'])
+  assert results['passed_over'] == ['c.txt']
 
 
 def test_a_budget_lets_in_what_fits_or_one_alone():

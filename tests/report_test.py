@@ -152,6 +152,7 @@ def results():
     },
     'inputs': inputs,
     'unfinished': ['late <b>.jpg'],
+    'passed_over': ['notes.txt', 'read me'],
   }
 
 
@@ -276,6 +277,7 @@ def test_it_states_what_was_examined_and_how(results, out):
     'compared by mobilefacenet',
     'The run was stopped before 1 further input.',
     'late <b>.jpg',
+    '2 other files of the folders',
   ):
     assert words in text, words
 

@@ -63,6 +63,9 @@ def _summary(results: dict[str, Any], output: str) -> str:
   words = f'{inputs} with {seen}, of which {swapped} score as swapped'
   if failed:
     words += f'; {wording.count(failed, "input")} could not be done, results.json says why'
+  others = len(results['passed_over'])
+  if others:
+    words += f'; passed over in the folders: {wording.count(others, "other file")}'
   return f'{words}.\nReport: {os.path.join(output, "report.html")}'
 
 

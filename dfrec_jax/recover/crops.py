@@ -132,7 +132,9 @@ def _feathered(side: int, square: Square, shape: tuple[int, ...]) -> np.ndarray:
   return np.outer(at(square.top, shape[0]), at(square.left, shape[1]))
 
 
-def warnings_of(crop: Crop, image_size: int, name: str = 'The face') -> list[str]:
+def warnings_of(
+  crop: Crop, image_size: int, name: str = 'The face', seen: np.ndarray | None = None
+) -> list[str]:
   """Sentences on how a face differs from frontal press photographs, as models are trained on.
 
   Tiny: the crop has fewer pixels than the model's image. Profile: brows, eyes and mouth are less
@@ -143,6 +145,7 @@ def warnings_of(crop: Crop, image_size: int, name: str = 'The face') -> list[str
   Args:
     image_size: side of the model's images, in pixels.
     name: of the face, as the sentences begin.
+    seen: (image_size, image_size, 3) uint8, the crop as the model sees it, where it is at hand.
   """
   sentences = []
   side = crop.square.side
@@ -151,7 +154,8 @@ def warnings_of(crop: Crop, image_size: int, name: str = 'The face') -> list[str
       f'{name} is tiny: its crop of {side} pixels was enlarged to the {image_size} that the model '
       'sees.'
     )
-  seen = resize(crop.pixels, _JUDGED_SIDE)
+  if seen is None or len(seen) != _JUDGED_SIDE:
+    seen = resize(crop.pixels, _JUDGED_SIDE)
   points = crop.face.points if crop.face else None
   if points is not None and turn(points) > _LARGEST_TURN:
     sentences.append(

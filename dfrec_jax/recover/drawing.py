@@ -15,8 +15,18 @@ _SWAPPED, _NOT_SWAPPED = (230, 40, 40), (40, 150, 70)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LARGEST_BOXES = 1600  # Side in pixels of the picture that shows where the faces are.
 LARGEST_THUMBNAIL = 384  # Its longer side, in pixels.
-# Stronger compression takes five times as long, and saves a tenth.
-_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+# One filter for all rows: to choose one for each takes two thirds more time, and photographs' files
+# get no smaller. Stronger compression takes five times as long, and saves a tenth.
+_PNG = (
+  *(cv2.IMWRITE_PNG_COMPRESSION, 1),
+  *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+)
+# Small pictures are stored: compression halves them, and takes ten times as long as all the rest.
+_SMALL_PNG = (
+  *(cv2.IMWRITE_PNG_COMPRESSION, 0),
+  *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
+)
+_SMALL = 256**2  # pixels
 _THUMBNAIL = (cv2.IMWRITE_JPEG_QUALITY, 82)
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111)
 
@@ -27,7 +37,8 @@ def write_image(path: pathlib.Path, pixels: np.ndarray) -> None:
   Raises:
     OSError: it cannot be written.
   """
-  _write(path, pixels, _PNG if path.suffix == '.png' else _JPEG)
+  png = _SMALL_PNG if pixels.shape[0] * pixels.shape[1] <= _SMALL else _PNG
+  _write(path, pixels, png if path.suffix == '.png' else _JPEG)
 
 
 def write_shown(path: pathlib.Path, pixels: np.ndarray) -> None:

@@ -63,7 +63,8 @@ def examine(
     Interrupted: by a signal, if called in the main thread.
   """
   out = pathlib.Path(out)
-  found = find_inputs(given, out)
+  looked_up = find_inputs(given, out)
+  found = looked_up.items
   settings = Settings(seed, finder, fps)
   with OutputFolder(out, _header(recoverer, settings, gallery)) as folder:
     pipeline = Pipeline(recoverer, settings, folder, gallery, started(found))
@@ -75,7 +76,7 @@ def examine(
       entries = [pipeline.entries[i] for i in sorted(pipeline.entries)]
       left = [item.path for i, item in enumerate(found) if i not in pipeline.entries]
       try:
-        results = folder.write_results(entries, left)
+        results = folder.write_results(entries, left, looked_up.passed_over)
       except OSError as error:
         raise InputError(f'{out} cannot be written: {error.strerror or error}.') from error
     report.write_report(results, out)

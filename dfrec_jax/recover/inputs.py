@@ -37,7 +37,20 @@ class Input:
   error: str | None = None
 
 
-def find_inputs(given: Sequence[str], out: pathlib.Path) -> list[Input]:
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What paths, folders and patterns name.
+
+  Attributes:
+    items: images and videos, each once.
+    passed_over: other files in the folders that were searched, sorted; hidden ones do not count.
+  """
+
+  items: list[Input]
+  passed_over: list[str]
+
+
+def find_inputs(given: Sequence[str], out: pathlib.Path) -> Found:
   """The files that paths, folders and patterns name, each once, in that order.
 
   Folders are searched recursively, by name, for images and videos; links are followed, hidden files
@@ -48,33 +61,38 @@ def find_inputs(given: Sequence[str], out: pathlib.Path) -> list[Input]:
     out: the folder that results go to.
   """
   found: dict[str, Input] = {}
+  others: dict[str, str] = {}
   for text in given:
-    for item in _expand(text, os.path.realpath(out)):
+    for item in _expand(text, os.path.realpath(out), others):
       found.setdefault(os.path.abspath(item.path), item)
-  return list(found.values())
+  # Another path may name one of them by itself.
+  passed_over = sorted(path for place, path in others.items() if place not in found)
+  return Found(list(found.values()), passed_over)
 
 
-def _expand(text: str, out: str) -> Iterator[Input]:
+def _expand(text: str, out: str, others: dict[str, str]) -> Iterator[Input]:
+  """The inputs that one path or pattern names; notes `others` by their absolute paths."""
   if os.path.lexists(text):
-    yield from _below(text, out)
+    yield from _below(text, out, others)
     return
   matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
   for match in matches:
     if not pathlib.Path(os.path.realpath(match)).is_relative_to(out):
-      yield from _below(match, out)
+      yield from _below(match, out, others)
   if not matches:
     what = 'matches no file' if glob.has_magic(text) else 'does not exist'
     yield Input(text, _kind(text), f'{text} {what}; correct the path.')
 
 
-def _below(path: str, out: str) -> Iterator[Input]:
+def _below(path: str, out: str, others: dict[str, str]) -> Iterator[Input]:
   if not os.path.isdir(path):
     yield Input(path, _kind(path))
     return
   if os.path.realpath(path) == out:
     yield Input(path, IMAGE, f'{path} is where the results go; name another folder for them.')
     return
-  files, unreadable = _walk(path, out)
+  files, unreadable, rest = _walk(path, out)
+  others.update((os.path.abspath(name), name) for name in rest)
   for name in unreadable:
     yield Input(name, IMAGE, f'The folder {name} may not be read; change its permissions.')
   yield from (Input(name, _kind(name)) for name in files)
@@ -82,9 +100,9 @@ def _below(path: str, out: str) -> Iterator[Input]:
     yield Input(path, IMAGE, f'The folder {path} holds no images or videos.')
 
 
-def _walk(top: str, out: str) -> tuple[list[str], list[str]]:
-  """Paths of the images and videos below a folder, and of the folders that cannot be read."""
-  files, unreadable, seen = [], [], {out}
+def _walk(top: str, out: str) -> tuple[list[str], list[str], list[str]]:
+  """Paths of the images and videos below a folder, of folders that cannot be read, of the rest."""
+  files, unreadable, rest, seen = [], [], [], {out}
   failed = lambda error: unreadable.append(error.filename)
   for folder, below, names in os.walk(top, onerror=failed, followlinks=True):
     place = os.path.realpath(folder)
@@ -94,9 +112,11 @@ def _walk(top: str, out: str) -> tuple[list[str], list[str]]:
       below.clear()
       continue
     seen.add(place)
-    paths = (os.path.join(folder, name) for name in sorted(names) if not name.startswith('.'))
-    files += filter(_looks_right, paths)
-  return files, unreadable
+    for name in sorted(names):
+      if not name.startswith('.'):
+        path = os.path.join(folder, name)
+        (files if _looks_right(path) else rest).append(path)
+  return files, unreadable, rest
 
 
 def _holds_results(folder: str) -> bool:

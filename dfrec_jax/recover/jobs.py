@@ -94,8 +94,8 @@ class Job:
         self.smallest_face = finder.smallest_face(pixels.shape)
     self.seen = [recoverer.shrink(crop.pixels) for crop in self.crops]
     self.warnings = [
-      warnings_of(crop, recoverer.image_size, f'Face {number} of {name}')
-      for number, crop in enumerate(self.crops, 1)
+      warnings_of(crop, recoverer.image_size, f'Face {number} of {name}', seen)
+      for number, (crop, seen) in enumerate(zip(self.crops, self.seen, strict=True), 1)
     ]
     self.predictions = [None] * len(self.crops)
 

@@ -109,10 +109,15 @@ class OutputFolder:
       (folder, finish): `finish(entry)` must be called with the entry last.
     """
     beside, place = self.path / f'.{name}.part', self.path / name
-    shutil.rmtree(beside, ignore_errors=True)
+    if beside.exists():
+      shutil.rmtree(beside)
     beside.mkdir()
+    # For programs, hence in one line: Python writes it in a tenth of the time.
+    finish = lambda entry: (beside / RESULT).write_text(
+      json.dumps({**self._head, 'input': entry}) + '\n', 'utf-8'
+    )
     try:
-      yield beside, lambda entry: write_json(beside / RESULT, {**self._head, 'input': entry})
+      yield beside, finish
       if place.is_symlink() or place.is_file():
         place.unlink()
       elif place.exists():
@@ -122,9 +127,16 @@ class OutputFolder:
       shutil.rmtree(beside, ignore_errors=True)
       raise
 
-  def write_results(self, entries: list[dict[str, Any]], unfinished: list[str]) -> dict[str, Any]:
+  def write_results(
+    self, entries: list[dict[str, Any]], unfinished: list[str], passed_over: list[str]
+  ) -> dict[str, Any]:
     """Writes `results.json`, and returns its content."""
-    results = {**self._head, 'inputs': entries, 'unfinished': unfinished}
+    results = {
+      **self._head,
+      'inputs': entries,
+      'unfinished': unfinished,
+      'passed_over': passed_over,
+    }
     write_json(self.path / RESULTS, results)
     return results
 

@@ -5,16 +5,14 @@ forbids everything else, scripts included, except the few lines that move the sl
 """
 
 import base64
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Mapping
 import dataclasses
 import datetime
 import hashlib
 import io
-import os
 import pathlib
-from typing import Any, TypeVar
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -25,11 +23,8 @@ from dfrec_jax.recover.outputs import REPORT
 
 _LARGEST_PLOT = 960
 _QUALITY = 82
-_THREADS = min(4, os.cpu_count() or 1)
 _WHOLE_FILES = ('boxes', 'restored')
 _FACE_FILES = ('crop', 'overlay', 'source', 'target', 'spread')
-
-In, Out = TypeVar('In'), TypeVar('Out')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +33,13 @@ class Picture:
 
   Attributes:
     path: of the file, as results.json has it.
-    src: the thumbnail as a `data:` address; None if the file is missing or damaged.
+    src: the thumbnail as a `data:` address, in which nothing needs escaping; None if the file is
+      missing or damaged.
     width, height: of the thumbnail, in pixels.
   """
 
   path: str
-  src: str | None = None
+  src: Markup | None = None
   width: int = 0
   height: int = 0
 
@@ -61,6 +57,7 @@ def write_report(
   Returns:
     The report's path.
   """
+  out = out.resolve()  # Once: pictures are looked up by the thousand.
   page = _environment().get_template(REPORT)
   script = jinja2.PackageLoader(__package__).get_source(page.environment, 'report.js')[0]
   entries = list(enumerate(results['inputs'], 1))
@@ -69,9 +66,11 @@ def write_report(
     'results': results,
     'entries': entries,
     'failed': [(number, entry) for number, entry in entries if entry['status'] != 'done'],
-    'done': _in_order(lambda numbered: (*numbered, _pictures(numbered[1], out)), done),
+    # One after the other: all pictures together may not fit into memory.
+    'done': ((number, entry, _pictures(entry, out)) for number, entry in done),
     'tally': Counter(wording.verdict(entry)[0] for _, entry in entries),
     'unfinished': list(results.get('unfinished', ())),
+    'passed_over': len(results.get('passed_over', ())),
     'gallery': results.get('gallery'),
     'calibration': results['checkpoint'].get('calibration'),
     'examined': sum(len(entry['faces']) for _, entry in entries),
@@ -128,8 +127,11 @@ def _thumbnail(path: str, out: pathlib.Path) -> Picture:
 
 
 def _as_it_is(path: str, small: pathlib.Path, out: pathlib.Path, side: int) -> Picture | None:
-  """A file below `out`, if it is a JPEG of at most `side` pixels; nothing is decoded."""
-  if small.suffix != '.jpg' or not small.resolve().is_relative_to(out.resolve()):
+  """A file below `out`, which is resolved, if it is a JPEG of at most `side` pixels.
+
+  Nothing is decoded.
+  """
+  if small.suffix != '.jpg' or not small.resolve().is_relative_to(out):
     return None
   try:
     data = small.read_bytes()
@@ -146,9 +148,9 @@ def _plot(path: str, out: pathlib.Path) -> Picture:
 
 
 def _embed(path: str, out: pathlib.Path, side: int, encoding: str, **options: Any) -> Picture:
-  """A file below `out`, shrunk to `side` pixels at most."""
+  """A file below `out`, which is resolved, shrunk to `side` pixels at most."""
   place = (out / path).resolve()
-  if not place.is_relative_to(out.resolve()):
+  if not place.is_relative_to(out):
     return Picture(path)
   encoded = io.BytesIO()
   try:
@@ -162,18 +164,5 @@ def _embed(path: str, out: pathlib.Path, side: int, encoding: str, **options: An
 
 
 def _picture(path: str, data: bytes, encoding: str, size: tuple[int, int]) -> Picture:
-  return Picture(
-    path, f'data:image/{encoding.lower()};base64,{base64.b64encode(data).decode()}', *size
-  )
-
-
-def _in_order(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-  """The results in the items' order, computed a few ahead: not all of them are held at once."""
-  with ThreadPoolExecutor(_THREADS) as pool:
-    ahead = deque()
-    for item in items:
-      ahead.append(pool.submit(function, item))
-      if len(ahead) > 2 * _THREADS:
-        yield ahead.popleft().result()
-    while ahead:
-      yield ahead.popleft().result()
+  source = f'data:image/{encoding.lower()};base64,{base64.b64encode(data).decode()}'
+  return Picture(path, Markup(source), *size)

@@ -19,6 +19,7 @@ import numpy as np
 
 from dfrec_jax.errors import InputError
 from dfrec_jax.recover import crops, drawing, video_outputs
+from dfrec_jax.recover.candidates import Gallery
 from dfrec_jax.recover.recoverer import Recoverer
 from dfrec_jax.recover.side_by_side import Mark, SideBySide
 from dfrec_jax.recover.track_recovery import TrackRecovery
@@ -38,7 +39,7 @@ def recover_video(
   fps: float,
   seed: int,
   out: pathlib.Path,
-  gallery: video_outputs.Gallery | None = None,
+  gallery: Gallery | None = None,
 ) -> dict[str, Any]:
   """Recovers both people of each track of a video.
 
@@ -129,7 +130,7 @@ def _recover_tracks(
   plan: _Plan,
   recoverer: Recoverer,
   seed: int,
-  gallery: video_outputs.Gallery | None,
+  gallery: Gallery | None,
   changes: '_Changes',
   out: pathlib.Path,
 ) -> list[video_outputs.TrackFace]:

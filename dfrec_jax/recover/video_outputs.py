@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 import itertools
 import pathlib
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image, ImageFont
 
 from dfrec_jax import figures
 from dfrec_jax.recover import crops, drawing, wording
+from dfrec_jax.recover.candidates import ROLES, Gallery, nearest_people
 from dfrec_jax.recover.recoverer import Recoverer
 from dfrec_jax.recover.score_plot import Curve, score_plot
 from dfrec_jax.recover.side_by_side import Mark, draw_marks
@@ -25,16 +26,7 @@ from dfrec_jax.recover.tracking import Track
 from dfrec_jax.recover.video_files import SampledVideo
 
 _LARGEST_PICTURE = 1600  # pixels
-_CANDIDATES = 5
 _DRAWN = 20  # Tracks behind a plot, those of the most frames: more would be one grey field.
-
-
-class Gallery(Protocol):
-  """What is needed of `dfrec_jax.trace.gallery.Gallery`."""
-
-  def embed(self, images: Sequence[np.ndarray], margin: float) -> np.ndarray: ...
-
-  def search(self, embeddings: np.ndarray, top: int = 5) -> list[list[Any]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,11 +149,10 @@ class FaceWriter:
     if self._gallery is None:
       return {}
     found = {}
-    for name in ('source', 'target'):
-      faces = [getattr(shot.recovered, name) for shot in shots]
+    for role in ROLES:
+      faces = [getattr(shot.recovered, role) for shot in shots]
       embeddings = self._gallery.embed(faces, self._recoverer.margin)
-      people = self._gallery.search(mean_embedding(embeddings, shots), top=_CANDIDATES)[0]
-      found[name] = [dataclasses.asdict(person) for person in people]
+      found[role] = nearest_people(self._gallery, mean_embedding(embeddings, shots))[0]
     return found
 
   def _places(self, track: Track, place: int) -> tuple[list[float], list[int]]:

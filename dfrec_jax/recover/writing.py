@@ -1,11 +1,11 @@
 """An input's images and its entry of results.json."""
 
 from collections.abc import Sequence
-import dataclasses
 import pathlib
 from typing import Any
 
 from dfrec_jax.recover import drawing, inputs
+from dfrec_jax.recover.candidates import ROLES, Gallery, nearest_people
 from dfrec_jax.recover.crops import put_back
 from dfrec_jax.recover.finding import make_finder
 from dfrec_jax.recover.jobs import Job, Settings
@@ -13,14 +13,13 @@ from dfrec_jax.recover.outputs import OutputFolder, below
 from dfrec_jax.recover.recoverer import Recovered, Recoverer
 
 _SEARCHED_TOGETHER = 16  # Faces whose source and target are embedded at once.
-_ROLES = ('source', 'target')
 
 
 class Writer:
   """Writes inputs whose faces are recovered. Threads may share it."""
 
-  def __init__(self, recoverer: Recoverer, out: OutputFolder, gallery: Any = None):
-    """`gallery` is a `trace.gallery.Gallery`, if people are to be searched."""
+  def __init__(self, recoverer: Recoverer, out: OutputFolder, gallery: Gallery | None = None):
+    """`gallery`: of the people who are to be searched, if any."""
     self._recoverer, self._out, self._gallery = recoverer, out, gallery
 
   def search(self, jobs: Sequence[Job]) -> dict[tuple[int, int], dict[str, list[dict[str, Any]]]]:
@@ -32,13 +31,11 @@ class Writer:
     for start in range(0, len(swapped), _SEARCHED_TOGETHER):
       part = swapped[start : start + _SEARCHED_TOGETHER]
       recovered = [self._enlarge(job, place) for job, place in part]
-      images = [getattr(r, role) for r in recovered for role in _ROLES]
+      images = [getattr(r, role) for r in recovered for role in ROLES]
       embeddings = self._gallery.embed(images, self._recoverer.margin)
-      people = iter(self._gallery.search(embeddings))
+      people = iter(nearest_people(self._gallery, embeddings))
       for job, place in part:
-        found[job.index, place] = {
-          role: [dataclasses.asdict(person) for person in next(people)] for role in _ROLES
-        }
+        found[job.index, place] = {role: next(people) for role in ROLES}
     return found
 
   def write(self, job: Job, candidates: dict[tuple[int, int], Any]) -> dict[str, Any]:
