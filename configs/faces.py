@@ -1,24 +1,29 @@
 """DFREC on any folder of people's photographs, swapped on the fly.
 
   python -m dfrec_jax.main --config=configs/faces.py:root=FOLDER
+  python -m dfrec_jax.main --config=configs/faces.py:root=tfds:lfw
 
 Data: a folder of `<person>/<photo>` with `landmarks.npz`, as `python -m input_pipeline.prepare
 faces --raw=PHOTOS --out=FOLDER` makes it of LFW, CelebA, VGGFace2 or one's own photographs. Every
 pass shows other swaps; splits are by person. Arguments:
 
-  root                the folder
+  root                the folder; or `tfds:NAME`, a set of TensorFlow Datasets, which the first use
+                      fetches and prepares in data/NAME (docs/data.md)
   eval                what to evaluate on: a manifest (.csv) as for configs/triplets.py, or another
                       folder of people. If it is empty, or `root` is given without it, a twentieth
                       of the people of `root` is held out
   size                nano, Ti/16, S/16, B/16, L/16, H/14
   image_size          side of the model's images, in pixels
   encoder             weights of MobileFaceNet (.npz), for the identity terms and metrics; `none`
-                      trains without the terms and does not measure identity
+                      trains without the terms and does not measure identity, which is the default
+                      of `root=tfds:NAME` where the usual file is not there
   steps, batch_size   how long to train; the curriculum and the schedule follow
 
 The defaults are those of configs/triplets.py but for the data: what swaps made on the fly gain over
 a fixed list of them is the difference of the two.
 """
+
+import os
 
 from configs import common
 
@@ -34,6 +39,9 @@ def get_config(arguments: str | None = None):
     steps=2_700,
     batch_size=8,
   )
+  if args.root.startswith('tfds:') and 'encoder' not in args.given:
+    # A new user has the photographs, and no weights yet.
+    args.encoder = args.encoder if os.path.exists(args.encoder) else 'none'
   config = common.base()
   config.name = 'faces'
   common.train_small(config, args)

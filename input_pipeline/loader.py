@@ -16,6 +16,7 @@ import numpy as np
 
 from dfrec_jax.errors import InputError
 from input_pipeline import transforms
+from input_pipeline.passes import rows_of
 from input_pipeline.triplets import Example, WithPristine
 
 Batch = dict[str, Any]
@@ -82,7 +83,9 @@ def train_loader(
   """Endless training batches, reshuffled and augmented anew in each pass over the source.
 
   Args:
-    source: random access to examples of the data contract; picklable where `workers` > 0.
+    source: random access to examples of the data contract; picklable where `workers` > 0. If it has
+      `draw(index)` for every index from 0 on, pass k (from 0) shows the examples k n to (k + 1) n,
+      where n is its length: others in each pass.
     batch_size: examples a step, of all processes together (B).
     image_size: height and width of the images (S).
     seed: of the order and of every augmentation.
@@ -113,7 +116,7 @@ def train_loader(
       'no larger than that, or more data.'
     )
   augmentation = transforms.Augmentation.create(augmentation)
-  examples = grain.MapDataset.source(source).seed(seed)
+  examples = rows_of(source).seed(seed)
   examples = examples.shuffle() if shuffle else examples
   # Randomness comes before the processes part: its seed is the position in the whole stream.
   examples = (
@@ -130,6 +133,23 @@ def train_loader(
   # Each process has a run of every batch: an example's place in the batch, by which the step draws
   # at random, is the same whatever the number of processes.
   batches = examples.batch(local, drop_remainder=True)[process_index::process_count]
+  return stream_batches(
+    batches, batch_size=batch_size, workers=workers, sharding=sharding, prefetch=prefetch
+  )
+
+
+def stream_batches(
+  batches: grain.MapDataset,
+  *,
+  batch_size: int,
+  workers: int = 0,
+  sharding: jax.sharding.Sharding | None = None,
+  prefetch: int = 2,
+) -> TrainIterator:
+  """An iterator over this process's share of endless batches, prepared and sent ahead.
+
+  The arguments are those of `train_loader`; `batches` gives dictionaries of arrays.
+  """
 
   def deliver(remaining: grain.MapDataset):
     stream = _in_parallel(remaining, workers)

@@ -117,6 +117,36 @@ def test_each_pass_is_augmented_anew(source):
   assert (first['target'] != second['target']).any(axis=(1, 2, 3)).mean() > 0.7
 
 
+class Endless(Triplets):
+  """A source of more examples than its length: number 13 is row 3, a little brighter."""
+
+  def draw(self, index):
+    example = self[index % len(self)]
+    return example | {'mask': example['mask'] + np.float32(index // len(self) / 255)}
+
+
+@pytest.mark.parametrize('shuffle', [False, True])
+def test_each_pass_shows_other_examples_of_a_source_that_has_more(folder, shuffle):
+  endless = Endless(folder, 'train.csv')
+  settings = plain(batch_size=5, shuffle=shuffle)
+  batches = take(loader.train_loader(endless, **settings), 6)
+  drawn = np.rint(np.concatenate([b['mask'][:, 8, 8, 0] for b in batches]) * 255).astype(int)
+  row, number = drawn // 20, drawn % 20
+  for i in range(3):
+    one = slice(i * ROWS, (i + 1) * ROWS)
+    assert sorted(row[one]) == list(range(ROWS)) and set(number[one]) == {i}
+  resumed = loader.train_loader(endless, **settings, workers=1)
+  resumed.set_state({'next_batch': 3})
+  assert_same(take(resumed, 3), batches[3:])
+  shares = [
+    take(loader.train_loader(endless, **settings, process_index=i, process_count=5), 6)
+    for i in range(5)
+  ]
+  for i, batch in enumerate(batches):
+    joined = np.concatenate([share[i]['mask'] for share in shares])
+    np.testing.assert_array_equal(joined, batch['mask'])
+
+
 def test_pristine_rate(source):
   batches = take(loader.train_loader(source, **(SETTINGS | {'batch_size': 10})), 30)
   assert 0.2 < 1 - np.mean([batch['label'].mean() for batch in batches]) < 0.4

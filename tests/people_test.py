@@ -154,6 +154,20 @@ def test_example_is_a_function_of_seed_and_index(folder):
     first[44]
 
 
+def test_each_pass_draws_other_swaps_of_the_same_targets(folder):
+  """Eleven photographs, eleven examples: the second pass has the same targets, swapped anew."""
+  source = people(folder, examples=11)
+  assert_same(source.draw(7), source[7])
+  first, second = ([source.draw(i + 11 * k) for i in range(11)] for k in (0, 1))
+  differs = []
+  for a, b in zip(first, second, strict=True):
+    np.testing.assert_array_equal(a['target'], b['target'])
+    differs.append((a['forged'] != b['forged']).any())
+  assert np.mean(differs) > 0.8
+  longer = people(folder, examples=22)
+  assert_same(longer[15], source.draw(15))
+
+
 def test_partners_look_the_same_way(tmp_path):
   sides = {'left': -25, 'right': 25}
   poses = {
@@ -349,6 +363,8 @@ def test_batches_of_swaps_repeat_resume_and_are_shared(folder):
   assert_same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
   assert_same(batches(0, 6), whole)
   assert_same(batches(4, 2), whole[4:])
+  later = batches(11, 4)  # The second pass over 44 examples.
+  assert_same(batches(11, 4, workers=1), later)
   shares = [batches(0, 6, process_index=i, process_count=2) for i in range(2)]
   for first, second, both in zip(*shares, whole, strict=True):
     for key, value in both.items():

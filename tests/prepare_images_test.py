@@ -1,16 +1,9 @@
-"""Sets of images and folders of people in miniature, prepared and loaded."""
-
-import stat
-import sys
+"""Sets of images in miniature, prepared and loaded."""
 
 import cv2
 import numpy as np
-import pytest
 
-from dfrec_jax.errors import InputError
-from input_pipeline.people.landmarks import read_landmarks
-from input_pipeline.prepare import faces, ffhq_e4s, portraits, splits
-from input_pipeline.prepare.landmarks import MeshFinder
+from input_pipeline.prepare import ffhq_e4s, splits
 from input_pipeline.prepare.units import Settings, UnitLog
 from tests import raw_trees
 from tests.preparing import place, prepare, read_all, summary, unusable
@@ -27,6 +20,8 @@ def people_of_splits():
 def test_celeba_megafs(tmp_path):
   people = people_of_splits()
   raw_trees.make_celeba_megafs(tmp_path / 'raw', people)
+  for name in ('FTM/list.txt', 'LCR/.DS_Store'):
+    (tmp_path / 'raw' / name).write_text('no photograph')
   assert prepare('celeba_megafs', tmp_path / 'raw', tmp_path) == 0
   folder = tmp_path / 'celeba_megafs'
   records = read_all(folder, 'train')
@@ -41,13 +36,19 @@ def test_celeba_megafs(tmp_path):
   difference = np.abs(example['forged'].astype(int) - example['target']).mean(-1)
   assert difference[mask].mean() > 4 * difference[~mask].mean(), 'the box covers what was pasted'
   total = summary(folder / '1.0.0')
-  assert total['left_out'] == {splits.ACROSS_SPLITS: 1}
+  assert total['left_out'] == {splits.ACROSS_SPLITS: 1, 'files that are no photographs': 2}
+  assert total['unusable']['its target cannot be used'] == 2, 'counted by kind'
+  checksums = (folder / '1.0.0/checksums.tsv').read_text()
+  assert 'identity_CelebA.txt\n' in checksums and 'CelebA-HQ-to-CelebA-mapping.txt\n' in checksums
   reasons = unusable(folder / '1.0.0')
   assert 'truncated' in reasons.pop('FTM/2_0.jpg')
   assert reasons == {
     'CelebA-HQ-img/3.jpg': 'no face',
     'CelebA-HQ-img/4.jpg': 'not of the shape of its forged image',
     'LCR/cover.jpg': 'not called TARGET_SOURCE with numbers of CelebA-HQ',
+    'FTM/3_0.jpg': 'its target cannot be used: CelebA-HQ-img/3.jpg: no face',
+    'LCR/4_0.jpg': 'its target cannot be used: CelebA-HQ-img/4.jpg: not of the shape of its forged '
+    'image',
   }
 
 
@@ -94,8 +95,25 @@ def test_a_list_is_read_by_its_header(tmp_path):
   assert rows() == expected and expected
 
 
+def test_swaps_that_are_lost_with_a_photograph_are_listed_one_by_one(tmp_path):
+  raw_trees.make_ffhq_e4s(tmp_path / 'raw')
+  photo = tmp_path / 'raw/ffhq/00001.png'
+  photo.write_bytes(photo.read_bytes()[:500])
+  assert prepare('ffhq_e4s', tmp_path / 'raw', tmp_path) == 0
+  total, reasons = (read(tmp_path / 'ffhq_e4s/1.0.0') for read in (summary, unusable))
+  assert total['examples'] == {'train': {'e4s': 2}}
+  assert reasons.pop('ffhq/00001.png').startswith('is truncated')
+  assert reasons == {
+    f'swaps/{name}.png': f'its {role} cannot be used: ffhq/00001.png: is truncated; copy or '
+    'download it again'
+    for name, role in (('1_0', 'target'), ('1_3', 'target'), ('0_1', 'source'), ('3_1', 'source'))
+  }
+  assert total['unusable']['its target cannot be used'] == 2
+
+
 def test_strips_of_megafs_on_ffpp(tmp_path):
   raw_trees.make_megafs_ffpp(tmp_path / 'raw')
+  (tmp_path / 'raw/images/notes.txt').write_text('no strip')
   assert prepare('megafs_ffpp', tmp_path / 'raw', tmp_path, '--encoding=png') == 0
   folder = tmp_path / 'megafs_ffpp'
   (record,) = read_all(folder, 'train')
@@ -109,150 +127,9 @@ def test_strips_of_megafs_on_ffpp(tmp_path):
   (record,) = read_all(folder, 'val')
   assert record['name'] == b'images/004_005_0007.png'
   assert unusable(folder / '1.0.0') == {
-    'images/001_000/12.png': '256 x 128 pixels, not three squares side by side',
+    'images/001_000/12.png': 'not three squares side by side: 256 x 128 pixels',
     'images/readme.png': 'its path names no pair of videos',
   }
-  assert summary(folder / '1.0.0')['left_out'] == {splits.ACROSS_SPLITS: 1}
-
-
-MEDIAPIPE = """
-import types
-
-class FaceMesh:
-  def __init__(self, static_image_mode, max_num_faces, refine_landmarks):
-    print('libraries print things')
-
-  def process(self, image):
-    faces = 0 if image.std() < 5 else 2 if image[0, 0, 0] == 255 else 1
-    height = lambda k, i: 0.2 + 0.5 * i / 467 - 0.1 * k
-    point = lambda k, i: types.SimpleNamespace(x=0.3 + 0.4 * (i % 2), y=height(k, i))
-    mesh = lambda k: types.SimpleNamespace(landmark=[point(k, i) for i in range(478)])
-    return types.SimpleNamespace(multi_face_landmarks=[mesh(k) for k in range(faces)] or None)
-
-solutions = types.SimpleNamespace(face_mesh=types.SimpleNamespace(FaceMesh=FaceMesh))
-"""
-
-
-@pytest.fixture
-def mesh(tmp_path, monkeypatch):
-  """An environment with a stand-in for MediaPipe, which knows nothing of this project."""
-  (tmp_path / 'site').mkdir()
-  (tmp_path / 'site/mediapipe.py').write_text(MEDIAPIPE)
-  python = tmp_path / 'python'
-  python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/site exec {sys.executable} "$@"\n')
-  python.chmod(python.stat().st_mode | stat.S_IXUSR)
-  monkeypatch.setenv('DFREC_LANDMARKS_PYTHON', str(python))
-  faces.make_finder.cache_clear()
-  portraits._known_landmarks.cache_clear()
-  yield python
-  if faces.make_finder.cache_info().currsize:
-    faces.make_finder('mesh').close()
-  faces.make_finder.cache_clear()
-
-
-def test_the_mesh_comes_from_a_process_of_its_own(mesh):
-  finder = MeshFinder()
-  image = raw_trees.portrait(0).image[:100]
-  (face,) = finder.find(image)
-  assert face.points.shape == (468, 2)
-  np.testing.assert_allclose(face.points[0], [0.3 * 128, 0.2 * 100], rtol=1e-6)
-  np.testing.assert_allclose(face.box, [38.4, 20, 51.2, 50], rtol=1e-5)
-  assert finder.find(np.full((50, 60, 3), 9, np.uint8)) == []
-  two = image.copy()
-  two[0, 0] = 255
-  assert len(finder.find(two)) == 2
-  finder.close()
-  mesh.write_text('#!/bin/sh\nexit 1\n')
-  with pytest.raises(InputError, match=r'cannot find landmarks; try .*import mediapipe'):
-    MeshFinder().find(image)
-
-
-def test_an_absent_environment_is_named_at_once(tmp_path, monkeypatch, capsys):
-  monkeypatch.setenv('DFREC_LANDMARKS_PYTHON', str(tmp_path / 'none'))
-  raw_trees.save(tmp_path / 'raw/ann/1.jpg', raw_trees.portrait(0).image)
-  with pytest.raises(InputError, match='make landmarks'):
-    MeshFinder()
-  assert prepare('faces', tmp_path / 'raw', tmp_path / 'out') == 1
-  assert 'make landmarks' in capsys.readouterr().err and not (tmp_path / 'out').exists()
-
-
-def make_people(root):
-  for number, name in enumerate(('ann/1.jpg', 'ann/2.png', 'bob/1.jpg', 'bob/group.png')):
-    image = raw_trees.portrait(number % 2).image.copy()
-    if name == 'bob/group.png':
-      image[0, 0] = 255
-    raw_trees.save(root / name, image)
-  raw_trees.save(root / 'bob/empty.jpg', np.full((64, 64, 3), 9, np.uint8))
-  (root / 'bob/broken.jpg').write_bytes(b'\xff\xd8nothing')
-  (root / 'readme.txt').write_text('about')
-
-
-def test_a_folder_of_people_gets_crops_and_landmarks(mesh, tmp_path):
-  raw, out = tmp_path / 'raw', tmp_path / 'out'
-  make_people(raw)
-  assert prepare('faces', raw, out, '--encoding=png', '--margin=1.25') == 0
-  names, points = read_landmarks(out)
-  assert names.tolist() == ['ann/1.jpg.png', 'ann/2.png', 'bob/1.jpg.png']
-  assert points.shape == (3, 468, 2) and points.dtype == np.float16
-  for name, mesh_points in zip(names, points.astype(float), strict=True):
-    crop = cv2.imread(str(out / name))[..., ::-1].copy()
-    original = cv2.imread(str(raw / name.replace('.jpg.png', '.jpg')))[..., ::-1].copy()
-    (x, y), error = place(crop, original)
-    assert crop.shape == (80, 80, 3) and error == 0, '1.25 of 64 pixels'
-    np.testing.assert_allclose(mesh_points[0] + [x, y], [0.3 * 128, 0.2 * 128], atol=0.1)
-  reasons = unusable(out)
-  assert reasons.pop('bob/broken.jpg').endswith('replace the file by a JPEG or PNG.')
-  assert reasons == {'bob/empty.jpg': 'no face', 'bob/group.png': 'several faces'}
-  assert summary(out)['examples'] == {'all': {'photographs': 3}}
-  assert (out / 'contact_sheet.png').exists() and not (out / 'unfinished').exists()
-
-
-def test_photographs_are_never_overwritten(mesh, tmp_path, capsys):
-  make_people(tmp_path)
-  before = (tmp_path / 'ann/1.jpg').read_bytes()
-  for out in (tmp_path, tmp_path / 'out'):
-    assert prepare('faces', tmp_path, out) == 1
-    assert 'photographs would be overwritten' in capsys.readouterr().err
-  assert (tmp_path / 'ann/1.jpg').read_bytes() == before
-
-
-def test_landmarks_beside_the_photographs_are_taken_over(tmp_path, monkeypatch):
-  raw = tmp_path / 'raw'
-  make_people(raw)
-  points = np.tile(np.float16([[20, 30], [84, 94]]), (1, 234, 1))
-  np.savez(raw / 'landmarks.npz', names=np.array(['ann/1.jpg']), points=points)
-  monkeypatch.setenv('DFREC_LANDMARKS_PYTHON', str(tmp_path / 'none'))
-  assert prepare('faces', raw, tmp_path / 'out', '--size=40', '--margin=1.25') == 0
-  names, found = read_landmarks(tmp_path / 'out')
-  assert names.tolist() == ['ann/1.jpg']
-  assert cv2.imread(str(tmp_path / 'out/ann/1.jpg')).shape == (40, 40, 3)
-  np.testing.assert_allclose(np.ptp(found[0].astype(float), axis=0), 64 * 40 / 80, atol=0.1)
-  assert unusable(tmp_path / 'out')['ann/2.png'] == 'not in landmarks.npz'
-
-
-def test_a_set_of_tensorflow_datasets_is_a_folder(mesh, tmp_path, monkeypatch):
-  import tensorflow_datasets as tfds
-
-  class SmallPortraits(tfds.core.GeneratorBasedBuilder):
-    """Two people."""
-
-    VERSION = tfds.core.Version('1.0.0')
-    url_infos = {}  # noqa: RUF012
-
-    def _info(self):
-      image = tfds.features.Image(shape=(None, None, 3))
-      features = tfds.features.FeaturesDict({'label': tfds.features.Text(), 'image': image})
-      return tfds.core.DatasetInfo(builder=self, features=features)
-
-    def _split_generators(self, dl_manager):
-      return {'train': self._generate_examples()}
-
-    def _generate_examples(self):
-      for number, label in enumerate(('ann', 'bob', 'ann')):
-        image = raw_trees.portrait(number % 2).image
-        yield number, {'label': label, 'image': cv2.imencode('.png', image)[1].tobytes()}
-
-  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'tfds'))
-  assert prepare('faces', 'tfds:small_portraits', tmp_path / 'out') == 0
-  names, _ = read_landmarks(tmp_path / 'out')
-  assert names.tolist() == ['ann/ann_0001.jpg', 'ann/ann_0002.jpg', 'bob/bob_0001.jpg']
+  left_out = summary(folder / '1.0.0')['left_out']
+  assert left_out == {splits.ACROSS_SPLITS: 1, 'files that are no photographs': 1}
+  assert 'splits/test.json\n' in (folder / '1.0.0/checksums.tsv').read_text()

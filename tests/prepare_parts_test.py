@@ -1,22 +1,17 @@
-"""The parts of a preparation: tracks, crops, masks, alignment, source frames, units of work."""
-
-import functools
-import os
-import sys
-import types
+"""The parts of a preparation: tracks, crops, masks, alignment, source frames."""
 
 import cv2
 import numpy as np
 import pytest
 
 from dfrec_jax.errors import InputError
-from input_pipeline.prepare import masks, summary, work
+from input_pipeline.prepare import masks
 from input_pipeline.prepare.alignment import same_frames
 from input_pipeline.prepare.faces import CascadeFinder, Face, make_finder, only_face
 from input_pipeline.prepare.source_frames import frontal_sharpest, symmetry
 from input_pipeline.prepare.splits import split_of_pair
 from input_pipeline.prepare.tracks import Square, cut, follow_face, square_around
-from input_pipeline.prepare.units import Settings, Unit, UnitLog, Unusable
+from input_pipeline.prepare.units import Unusable
 from input_pipeline.prepare.video import frame_count, read_frames, spread
 from tests import raw_trees
 
@@ -61,6 +56,9 @@ def test_a_crop_reaches_over_the_border():
   mask = cut(np.full((6, 10), 255, np.uint8), Square(-2, 3, 5), 100, mask=True)
   assert mask[:3, 2:].all() and not mask[3:].any() and not mask[:, :2].any()
   assert cut(image, Square(0, 0, 6), 3).shape == (3, 3, 3)
+  for left, top in ((10, 0), (-5, 0), (0, 6), (0, -9)):
+    with pytest.raises(ValueError, match='lies beside an image of 10 x 6'):
+      cut(image, Square(left, top, 5), 100)
 
 
 def test_a_crop_puts_the_face_where_the_identity_encoder_expects_it():
@@ -192,85 +190,3 @@ def test_splits_are_by_person_and_the_same_everywhere():
 def test_unknown_finders_are_refused():
   with pytest.raises(InputError, match='cascade or mesh'):
     make_finder('guess')
-
-
-SETTINGS = Settings(dataset='ffpp', raw='raw')
-UNITS = [Unit(f'unit-{i}', 'train', i) for i in range(4)]
-
-
-def count_up(unit, folder):
-  """A task that ends its process at one unit, as a decoder may."""
-  if unit.content == 2:
-    os._exit(1)
-  return work.write_report(folder, unit, UnitLog('raw'), counts={}, bytes={})
-
-
-def test_a_unit_that_ends_its_process_is_passed_over(tmp_path):
-  task = functools.partial(count_up, folder=tmp_path)
-  reports = work.run(UNITS, task, tmp_path, workers=2)
-  reasons = [report['unusable'] for report in reports]
-  assert reasons[0] == reasons[1] == reasons[3] == []
-  assert reasons[2] == [['unit-2', 'ended the process that read it; one of its files is broken']]
-  total = summary.gather(SETTINGS, UNITS, reports, UnitLog('raw'))
-  assert sum(total['unusable'].values()) == 1
-  assert not list(tmp_path.glob('*.tmp'))
-
-
-def test_a_unit_of_other_content_is_done_again(tmp_path):
-  log = UnitLog('raw')
-  work.write_report(tmp_path, UNITS[0], log, counts={}, bytes={})
-  assert work.read_report(tmp_path, UNITS[0])
-  assert work.read_report(tmp_path, Unit('unit-0', 'train', 'more')) is None
-  assert work.read_report(tmp_path, Unit('unit-0', 'val', 0)) is None
-  (tmp_path / 'unit-0.json').write_text('{')
-  assert work.read_report(tmp_path, UNITS[0]) is None
-  with pytest.raises(InputError, match='run the command again'):
-    work.read_reports(tmp_path, UNITS)
-
-
-def test_a_unit_that_fails_is_reported_and_the_others_are_done(tmp_path, monkeypatch):
-  def make_examples(unit, settings, log):
-    log.skip('raw/a.mp4', 'missing')
-    if unit.content == 1:
-      raise MemoryError('too large')
-    return iter(())
-
-  module = types.SimpleNamespace(make_examples=make_examples)
-  monkeypatch.setattr(work.registry, 'load', lambda name: module)
-  reports = work.run(UNITS, work.make_task(SETTINGS, tmp_path), tmp_path, workers=0)
-  assert ['unit-1', 'failed: MemoryError: too large'] in reports[1]['unusable']
-  assert all(['a.mp4', 'missing'] in report['unusable'] for report in reports)
-
-
-def test_beam_does_the_units_that_are_left(tmp_path, monkeypatch):
-  """With a stand-in for Apache Beam, which applies each step at once."""
-  with pytest.raises(InputError, match=r'pip install .*beam'):
-    monkeypatch.setitem(sys.modules, 'apache_beam', None)
-    work.run_on_beam(UNITS, None, tmp_path, runner='DirectRunner')
-  seen = []
-
-  class Values(list):
-    def __or__(self, step):
-      return Values(step(self))
-
-  class Pipeline:
-    def __init__(self, **options):
-      seen.append(options)
-
-    def __enter__(self):
-      return Values()
-
-    def __exit__(self, *unused):
-      pass
-
-  stand_in = types.SimpleNamespace(
-    Pipeline=Pipeline,
-    Create=lambda units: lambda values: units,
-    Reshuffle=lambda: lambda values: values[::-1],
-    Map=lambda task: lambda values: [task(unit) for unit in values],
-  )
-  monkeypatch.setitem(sys.modules, 'apache_beam', stand_in)
-  work.write_report(tmp_path, UNITS[2], UnitLog('raw'), counts={}, bytes={})
-  task = functools.partial(count_up, folder=tmp_path)
-  reports = work.run_on_beam(UNITS, task, tmp_path, runner='DirectRunner', options=None)
-  assert len(reports) == 4 and seen == [{'runner': 'DirectRunner', 'options': None}]

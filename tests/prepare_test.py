@@ -129,9 +129,9 @@ def test_what_cannot_be_used_is_listed_and_counted(version):
     fakes('Deepfakes', '007_006'): 'does not show the same frames as its target',
   }
   for method in ('Deepfakes', 'FaceSwap', 'FaceShifter', 'Face2Face'):
-    for pair, original in (('012_003', '003'), ('010_009', '009')):
-      for name in (pair, '_'.join(pair.split('_')[::-1])):
-        expected[fakes(method, name)] = f'its original video {original} cannot be used'
+    for pair, problem in (('012_003', '003.mp4: missing'), ('010_009', '009.mp4: no face')):
+      for name, role in ((pair, 'source'), ('_'.join(pair.split('_')[::-1]), 'target')):
+        expected[fakes(method, name)] = f'its {role} cannot be used: {problem}'
   assert unusable(version) == expected
   total = summary(version)
   assert sum(total['unusable'].values()) == len(expected)
@@ -170,8 +170,8 @@ def test_an_interrupted_run_goes_on_and_ends_alike(tree, version, tmp_path, monk
 
   options = ('--encoding=png', '--methods=Deepfakes,FaceSwap,FaceShifter,Face2Face')
   monkeypatch.setattr(ffpp, 'make_examples', interrupted)
-  with pytest.raises(KeyboardInterrupt):
-    prepare('ffpp', tree, tmp_path, f'--frames={FRAMES}', *options)
+  assert prepare('ffpp', tree, tmp_path, f'--frames={FRAMES}', *options) == 130
+  assert 'the same command goes on from here' in capsys.readouterr().err
   assert not (tmp_path / 'ffpp/1.0.0').exists()
   assert prepare('ffpp', tree, tmp_path, '--frames=3', *options) == 1
   assert 'begun with frames=5, not 3' in capsys.readouterr().err

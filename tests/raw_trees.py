@@ -73,12 +73,12 @@ def frame(image, index):
   return cv2.copyMakeBorder(image, *borders, cv2.BORDER_REPLICATE)
 
 
-def video(path, image, length, first=0):
+def video(path, image, length, first=0, write=write_h264):
   """Writes a video of a portrait or of a mask."""
   frames = [frame(image, index) for index in range(first, first + length)]
   if image.ndim == 2:
     frames = [np.repeat(f[..., None], 3, -1) for f in frames]
-  write_h264(path, frames)
+  write(path, frames)
 
 
 def make_ffpp(root):
@@ -105,6 +105,25 @@ def make_ffpp(root):
   broken.write_bytes(broken.read_bytes()[:5000])
   video(deepfakes / 'c23/videos/007_006.mp4', swap(6, 7)[0], 6, first=8)
   video(deepfakes / 'masks/videos/007_006.mp4', swap(6, 7)[1], 6, first=8)
+
+
+def make_pair(root, compression, methods, length, write=write_h264):
+  """FaceForensics++ with the one pair 000 and 001 in a compression, and all lists."""
+  for split, pairs in SPLITS.items():
+    path = root / 'splits' / f'{split}.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([pair for pair in pairs if pair == ['000', '001']]))
+  for target, source in (('000', '001'), ('001', '000')):
+    videos = f'{compression}/videos/{target}'
+    image = portrait(int(target)).image
+    video(root / f'original_sequences/youtube/{videos}.mp4', image, length, write=write)
+    forged, mask = swap(int(source), int(target))
+    for method in methods:
+      folder = root / 'manipulated_sequences' / method
+      video(folder / f'{videos}_{source}.mp4', forged, length, write=write)
+      if method != 'FaceShifter':
+        path = folder / f'masks/videos/{target}_{source}.mp4'
+        video(path, mask, length, write=write)
 
 
 def _make_fakes(folder, target, source):

@@ -8,8 +8,9 @@ import numpy as np
 
 from dfrec_jax.errors import InputError
 from input_pipeline.images import ImageError, check_image, read_rgb
+from input_pipeline.people.first_use import folder_of
 from input_pipeline.people.framing import face_light, frame_face
-from input_pipeline.people.landmarks import person_of, read_landmarks
+from input_pipeline.people.landmarks import lies_in, person_of, read_landmarks
 from input_pipeline.people.mesh import FaceMesh
 from input_pipeline.people.pose import likeness
 from input_pipeline.people.swap import draw_style, swap_faces
@@ -28,10 +29,11 @@ _CHECK_THREADS = 16
 class PeopleFolder:
   """Face swaps among the people of `<person>/<photo>`, made on request.
 
-  Example i is a pure function of (folder, split, seed, i) and the picture's size. Target
-  photographs take turns, so that a pass over as many examples as there are photographs shows each
-  once; the source is the photograph of another person, of some drawn at random, that is most like
-  the target in pose, mouth and light. Every example is forged.
+  Example i is a pure function of (folder, split, seed, i) and the picture's size. The source holds
+  the first `examples` of an endless row, and `draw` gives the others, so that training meets other
+  swaps in each pass. Target photographs take turns, so that as many examples as there are
+  photographs show each once; the source is the photograph of another person, of some drawn at
+  random, that is most like the target in pose, mouth and light. Every example is forged.
 
   Half of the examples are compressed as JPEG files are, the three pictures at one quality: a
   pristine example, which is made of the target or the source, must have what the forged one has,
@@ -57,7 +59,7 @@ class PeopleFolder:
     """Reads `landmarks.npz` of the folder and looks at every photograph that it names.
 
     Args:
-      root: the folder; may be a `gs://` path.
+      root: the folder; may be a `gs://` path, or `tfds:NAME`, see `first_use.folder_of`.
       examples: number of examples.
       image_size: side of the square pictures in pixels, 16 or more.
       seed: of the pairs and of how they are swapped.
@@ -73,11 +75,12 @@ class PeopleFolder:
         its range.
     """
     _check_arguments(examples, image_size, seed, split, held_out)
+    root = folder_of(root)
     self._root = epath.Path(root).expanduser()
     names, points = read_landmarks(root)
     # The mesh is of the whole folder: both splits draw the same triangles.
     self._mesh = FaceMesh.mean_of(points) if len(points) else None
-    keep = np.array([_belongs(person_of(name), split, held_out) for name in names], bool)
+    keep = np.array([belongs_to_split(person_of(name), split, held_out) for name in names], bool)
     self._choose(names[keep].tolist(), points[keep], split)
     self._examples, self._size, self._seed = examples, image_size, seed
     self._compress = compress
@@ -99,6 +102,14 @@ class PeopleFolder:
     index = int(index)
     if not 0 <= index < self._examples:
       raise IndexError(f'The source holds {self._examples} examples; there is no {index}.')
+    return self.draw(index)
+
+  def draw(self, index: int) -> dict:
+    """Example `index` of the endless row that `source[index]` is the beginning of.
+
+    Raises:
+      ImageError: a photograph cannot be read.
+    """
     rng = np.random.default_rng([self._seed, index])
     target = int(self._order[index % len(self._order)])
     candidates = self._partners(target, rng)
@@ -173,8 +184,7 @@ class PeopleFolder:
       height, width = check_image(path)
     except ImageError as error:
       return error
-    x, y = self._points[number].astype(np.float32).mean(0)
-    if not (0 < x < width and 0 < y < height):
+    if not lies_in(self._points[number], height, width):
       return ImageError(
         f'The face of {path} lies outside its {width} x {height} pixels by landmarks.npz, which '
         'was made of another file; make both anew.'
@@ -182,7 +192,8 @@ class PeopleFolder:
     return None
 
 
-def _belongs(person: str, split: str, held_out: float) -> bool:
+def belongs_to_split(person: str, split: str, held_out: float) -> bool:
+  """Whether a person is in the split of `SPLITS`, of which `eval` has the share `held_out`."""
   # A checksum scatters names evenly and is the same on every machine.
   held = zlib.crc32(person.encode()) < held_out * 2**32
   return split == 'all' or held == (split == 'eval')

@@ -12,9 +12,10 @@ splits by photograph would test on people who were trained on.
 import pathlib
 
 from dfrec_jax.errors import InputError
-from input_pipeline.prepare.image_sets import IMAGE_SUFFIXES, Row, make_examples, make_units
+from input_pipeline.prepare.image_sets import Row, make_examples, make_units
+from input_pipeline.prepare.photos import only_photographs
 from input_pipeline.prepare.splits import ACROSS_SPLITS, split_of_pair
-from input_pipeline.prepare.units import Settings, Unit, UnitLog
+from input_pipeline.prepare.units import Settings, Unit, UnitLog, Unusable
 
 METHODS = ('FTM', 'IDInjection', 'LCR')
 _PHOTOS = 'CelebA-HQ-img'
@@ -34,12 +35,10 @@ def list_units(settings: Settings, log: UnitLog) -> list[Unit]:
   for folder in (*settings.methods, _PHOTOS):
     if not (raw / folder).is_dir():
       raise InputError(f'There is no {raw / folder}; docs/data.md says what belongs there.')
-  people = read_people(raw)
+  people = read_people(raw, log)
   rows = []
   for method in settings.methods:
-    for path in sorted((raw / method).iterdir()):
-      if path.suffix.lower() not in IMAGE_SUFFIXES:
-        continue
+    for path in only_photographs((raw / method).iterdir(), log):
       target, _, source = path.stem.partition('_')
       if target not in people or source not in people:
         log.skip(path, 'not called TARGET_SOURCE with numbers of CelebA-HQ')
@@ -56,16 +55,16 @@ def list_units(settings: Settings, log: UnitLog) -> list[Unit]:
   return make_units(rows, settings.limit)
 
 
-def read_people(raw: pathlib.Path) -> dict[str, str]:
+def read_people(raw: pathlib.Path, log: UnitLog) -> dict[str, str]:
   """Number of a photograph in CelebA-HQ to the number of its person in CelebA.
 
   Raises:
     InputError: a list is missing or malformed.
   """
   names = {}
-  for number, _, name in _read_table(raw / _MAPPING, 3):
+  for number, _, name in _read_table(raw / _MAPPING, 3, log):
     names[number] = name
-  owners = dict(_read_table(raw / _PEOPLE, 2))
+  owners = dict(_read_table(raw / _PEOPLE, 2, log))
   try:
     # The first line of the mapping names its columns.
     return {number: owners[name] for number, name in names.items() if number.isdigit()}
@@ -73,11 +72,14 @@ def read_people(raw: pathlib.Path) -> dict[str, str]:
     raise InputError(f'{raw / _PEOPLE} does not name the person of {error.args[0]}.') from error
 
 
-def _read_table(path: pathlib.Path, columns: int) -> list[list[str]]:
+def _read_table(path: pathlib.Path, columns: int, log: UnitLog) -> list[list[str]]:
   try:
+    log.record(path)
     rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
-  except FileNotFoundError as error:
-    raise InputError(f'There is no {path}; docs/data.md says where to get it.') from error
+  except Unusable as error:
+    raise InputError(f'There is no readable {path}; docs/data.md says where to get it.') from error
+  except UnicodeDecodeError as error:
+    raise InputError(f'{path} is no text; docs/data.md says where to get it.') from error
   if any(len(row) != columns for row in rows):
     raise InputError(f'{path} does not have {columns} columns separated by spaces.')
   return rows

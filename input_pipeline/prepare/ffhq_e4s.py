@@ -12,7 +12,7 @@ import pathlib
 from dfrec_jax.errors import InputError
 from input_pipeline.prepare.image_sets import Row, make_examples, make_units
 from input_pipeline.prepare.splits import ACROSS_SPLITS, split_of_pair
-from input_pipeline.prepare.units import Settings, Unit, UnitLog
+from input_pipeline.prepare.units import Settings, Unit, UnitLog, Unusable
 
 _COLUMNS = ['forged', 'source', 'target']
 
@@ -27,11 +27,12 @@ def list_units(settings: Settings, log: UnitLog) -> list[Unit]:
   """
   path = pathlib.Path(settings.raw, settings.listing)
   try:
+    log.record(path)
     lines = path.read_text(encoding='utf-8-sig').splitlines()
-  except (FileNotFoundError, UnicodeDecodeError) as error:
+  except (Unusable, UnicodeDecodeError) as error:
     raise InputError(
-      f'There is no list {path} in UTF-8; write a line "forged,source,target" for each swap, or '
-      'name another with --list.'
+      f'There is no readable list {path} in UTF-8; write a line "forged,source,target" for each '
+      'swap, or name another with --list.'
     ) from error
   # Commas, or spaces as in the lists of many data sets.
   rows = [

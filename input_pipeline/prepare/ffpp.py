@@ -11,25 +11,39 @@ from typing import Any
 
 import numpy as np
 
-from dfrec_jax.errors import InputError
 from input_pipeline.prepare import masks
 from input_pipeline.prepare.alignment import same_frames
 from input_pipeline.prepare.faces import Box, FaceFinder, make_finder
+from input_pipeline.prepare.ffpp_tree import (
+  COMPRESSIONS,
+  METHODS,
+  REENACTMENTS,
+  SWAPS,
+  fake_path,
+  list_units,
+  mask_path,
+  methods_at,
+  original_path,
+)
 from input_pipeline.prepare.source_frames import frontal_sharpest
-from input_pipeline.prepare.splits import read_official_splits
 from input_pipeline.prepare.tracks import Track, cut, follow_face
 from input_pipeline.prepare.units import Settings, Unit, UnitLog, Unusable
 from input_pipeline.prepare.video import frame_count, read_frames, spread
 
-SWAPS = ('Deepfakes', 'FaceSwap', 'FaceShifter')
-# They move the target's own face as the source's moves: there is no other person to recover.
-REENACTMENTS = ('Face2Face', 'NeuralTextures')
-METHODS = SWAPS + REENACTMENTS
-COMPRESSIONS = ('raw', 'c23', 'c40')
 # Reenactments get splits of their own, `train_reenactment` and so on.
 REENACTMENT_SPLIT = '{}_reenactment'
 
 Frames = dict[int, np.ndarray]
+
+__all__ = [
+  'COMPRESSIONS',
+  'METHODS',
+  'REENACTMENTS',
+  'SWAPS',
+  'list_units',
+  'make_examples',
+  'methods_at',
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,45 +65,15 @@ class Clip:
   masks: dict[str, Frames]
 
 
-def list_units(settings: Settings, log: UnitLog) -> list[Unit]:
-  """A unit for each pair of the official lists.
-
-  Raises:
-    InputError: the tree, a method or a list is not where it should be.
-  """
-  raw = pathlib.Path(settings.raw)
-  _require_folder(raw / _original_folder(settings), 'the original videos')
-  for method in settings.methods:
-    if method not in METHODS:
-      raise InputError(f'There is no method {method!r}; the methods are {", ".join(METHODS)}.')
-    _require_folder(
-      raw / _method_folder(method, settings), f'{method} (or leave it out: --methods)'
-    )
-  if not settings.methods:
-    raise InputError(
-      f'{raw} holds none of the methods {", ".join(SWAPS)} in {settings.compression}.'
-    )
-  units = []
-  for split, pairs in read_official_splits(raw).items():
-    for pair in pairs[: settings.limit or None]:
-      units.append(Unit('_'.join(pair), split, list(pair)))
-  return units
-
-
-def methods_at(raw: pathlib.Path, compression: str) -> tuple[str, ...]:
-  """The swaps whose videos are there."""
-  at = lambda method: raw / 'manipulated_sequences' / method / compression / 'videos'
-  return tuple(method for method in SWAPS if at(method).is_dir())
-
-
 def make_examples(
   unit: Unit, settings: Settings, log: UnitLog
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """The examples of the fakes in both directions."""
   first, second = unit.content
-  clips = {}
+  clips: dict[str, Clip] = {}
+  problems: dict[str, str] = {}
   counts = {
-    video: _common_count(video, partner, settings)
+    video: _common_count(video, partner, settings, log)
     for video, partner in ((first, second), (second, first))
   }
   if settings.source_frame == 'same':
@@ -99,13 +83,14 @@ def make_examples(
       clips[video] = _read_clip(video, partner, counts[video], settings, log)
     except Unusable as problem:
       log.skip(problem.path, problem.reason)
+      problems[video] = f'{video}.mp4: {problem.reason}'
   for target, source in ((first, second), (second, first)):
     for method in settings.methods:
-      path = _fake_path(method, target, source, settings)
+      path = fake_path(method, target, source, settings)
       try:
-        for name in (target, source):
-          if name not in clips:
-            raise Unusable(path, f'its original video {name} cannot be used')
+        for role, video in (('target', target), ('source', source)):
+          if video in problems:
+            raise Unusable(path, f'its {role} cannot be used: {problems[video]}')
         split = REENACTMENT_SPLIT.format(unit.split) if method in REENACTMENTS else unit.split
         for example in _examples_of_fake(method, path, clips[target], clips[source], settings, log):
           example |= {'source_identity': source, 'target_identity': target}
@@ -154,7 +139,7 @@ def _examples_of_fake(
 
 
 def _read_clip(video: str, partner: str, count: int, settings: Settings, log: UnitLog) -> Clip:
-  path = _original_path(video, settings)
+  path = original_path(video, settings)
   log.record(path)
   indices = spread(count, settings.frames)
   frames = read_frames(path, indices)
@@ -212,9 +197,9 @@ def _read_masks(
   settings: Settings,
 ) -> Frames:
   """The masks that there are: none of FaceShifter, and some videos end early or are missing."""
-  folder = pathlib.Path(settings.raw) / 'manipulated_sequences' / method / 'masks' / 'videos'
-  path = folder / f'{target}_{source}.mp4'
-  if not folder.is_dir():
+  path = mask_path(method, target, source, settings)
+  log.look_at(path)
+  if not path.parent.is_dir():
     return {}
   try:
     log.record(path)
@@ -229,30 +214,11 @@ def _read_masks(
   return {index: masks.binary(frame) for index, frame in frames.items()}
 
 
-def _common_count(video: str, partner: str, settings: Settings) -> int:
+def _common_count(video: str, partner: str, settings: Settings, log: UnitLog) -> int:
   """Frames of the original and of those of its fakes that can be read."""
-  paths = [_original_path(video, settings)]
-  paths += [_fake_path(method, video, partner, settings) for method in settings.methods]
+  paths = [original_path(video, settings)]
+  paths += [fake_path(method, video, partner, settings) for method in settings.methods]
+  for path in paths:
+    log.look_at(path)
   counts = [frame_count(path) for path in paths]
   return min((count for count in counts if count), default=0) if counts[0] else 0
-
-
-def _original_folder(settings: Settings) -> pathlib.PurePath:
-  return pathlib.PurePath('original_sequences', 'youtube', settings.compression, 'videos')
-
-
-def _method_folder(method: str, settings: Settings) -> pathlib.PurePath:
-  return pathlib.PurePath('manipulated_sequences', method, settings.compression, 'videos')
-
-
-def _original_path(video: str, settings: Settings) -> pathlib.Path:
-  return pathlib.Path(settings.raw) / _original_folder(settings) / f'{video}.mp4'
-
-
-def _fake_path(method: str, target: str, source: str, settings: Settings) -> pathlib.Path:
-  return pathlib.Path(settings.raw) / _method_folder(method, settings) / f'{target}_{source}.mp4'
-
-
-def _require_folder(folder: pathlib.Path, content: str):
-  if not folder.is_dir():
-    raise InputError(f'There is no {folder}; download {content} into it (docs/data.md).')

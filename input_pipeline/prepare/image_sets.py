@@ -8,14 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from input_pipeline.images import ImageError, read_rgb
 from input_pipeline.prepare import masks
 from input_pipeline.prepare.faces import Face, make_finder, only_face
+from input_pipeline.prepare.photos import read_photograph
 from input_pipeline.prepare.tracks import cut, square_around
 from input_pipeline.prepare.units import SPLITS, Settings, Unit, UnitLog, Unusable
 
 _ROWS_OF_A_UNIT = 64
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +64,27 @@ def make_examples(
       yield unit.split, _example(row, settings, log)
     except Unusable as problem:
       log.skip(problem.path, problem.reason)
+      _skip_swap(row, problem, settings, log)
+
+
+def _skip_swap(row: Row, problem: Unusable, settings: Settings, log: UnitLog):
+  """Lists a swap that is lost with one of its photographs."""
+  raw = pathlib.Path(settings.raw)
+  for role, name in (('target', row.target), ('source', row.source)):
+    if name != row.forged and problem.path == raw / name:
+      log.skip(raw / row.forged, f'its {role} cannot be used: {name}: {problem.reason}')
+      return
 
 
 def _example(row: Row, settings: Settings, log: UnitLog) -> dict[str, Any]:
   raw = pathlib.Path(settings.raw)
   forged_path, source_path, target_path = raw / row.forged, raw / row.source, raw / row.target
   if row.forged == row.source == row.target:
-    source, target, forged = _cut_strip(forged_path, _read(forged_path, log))
+    source, target, forged = _cut_strip(forged_path, read_photograph(forged_path, log))
   else:
-    forged, source, target = (_read(p, log) for p in (forged_path, source_path, target_path))
+    forged, source, target = (
+      read_photograph(path, log) for path in (forged_path, source_path, target_path)
+    )
   target = _match_size(target_path, target, forged)
   face, source_face = (
     _face(path, image, settings) for path, image in ((target_path, target), (source_path, source))
@@ -110,14 +121,6 @@ def _face(path: pathlib.Path, image: np.ndarray, settings: Settings) -> Face:
   return face
 
 
-def _read(path: pathlib.Path, log: UnitLog) -> np.ndarray:
-  log.record(path)
-  try:
-    return read_rgb(path)
-  except ImageError as error:
-    raise Unusable(path, str(error)) from error
-
-
 def _match_size(path: pathlib.Path, target: np.ndarray, forged: np.ndarray) -> np.ndarray:
   """The target in the forged image's size, where they are the same picture in two sizes."""
   (height, width), (h, w) = forged.shape[:2], target.shape[:2]
@@ -133,5 +136,5 @@ def _cut_strip(path: pathlib.Path, strip: np.ndarray) -> list[np.ndarray]:
   """Three images side by side, of equal width."""
   height, width = strip.shape[:2]
   if width != 3 * height:
-    raise Unusable(path, f'{width} x {height} pixels, not three squares side by side')
+    raise Unusable(path, f'not three squares side by side: {width} x {height} pixels')
   return [np.ascontiguousarray(part) for part in np.split(strip, 3, axis=1)]

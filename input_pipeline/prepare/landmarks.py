@@ -6,8 +6,10 @@ That release holds its models in the wheel, but needs NumPy 1, which JAX no long
 
 import os
 import pathlib
+import shutil
 import struct
 import subprocess
+import sys
 
 import numpy as np
 
@@ -26,6 +28,29 @@ def interpreter() -> pathlib.Path:
   return pathlib.Path(os.environ.get(_VARIABLE) or _ROOT / '.venv-landmarks' / 'bin' / 'python')
 
 
+def require_environment():
+  """Raises InputError where there is no Python that has MediaPipe."""
+  if not interpreter().exists():
+    raise InputError(f'There is no {interpreter()}, which finds landmarks; {_HOW}.')
+
+
+def make_environment():
+  """Does what `make landmarks` does, where that is not done yet.
+
+  Raises:
+    InputError: it cannot be done, or it fails.
+  """
+  if interpreter().exists():
+    return
+  make = shutil.which('make')
+  if _VARIABLE in os.environ or not make or not (_ROOT / 'Makefile').exists():
+    require_environment()
+  print('Making the environment that finds landmarks (make landmarks).', file=sys.stderr)
+  done = subprocess.run([make, 'landmarks'], cwd=_ROOT, stdout=subprocess.DEVNULL, check=False)
+  if done.returncode or not interpreter().exists():
+    raise InputError(f'`make landmarks` in {_ROOT} failed, as told above; {_HOW}.')
+
+
 class MeshFinder:
   """Finds faces and their landmarks; holds one process."""
 
@@ -35,13 +60,11 @@ class MeshFinder:
     Raises:
       InputError: its environment is not there.
     """
-    python = interpreter()
-    if not python.exists():
-      raise InputError(f'There is no {python}, which finds landmarks; {_HOW}.')
+    require_environment()
     environment = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME')}
     environment |= {'GLOG_minloglevel': '3', 'TF_CPP_MIN_LOG_LEVEL': '3'}
     self._process = subprocess.Popen(
-      [python, _WORKER],
+      [interpreter(), _WORKER],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL,

@@ -9,7 +9,8 @@ import pathlib
 import re
 
 from dfrec_jax.errors import InputError
-from input_pipeline.prepare.image_sets import IMAGE_SUFFIXES, Row, make_examples, make_units
+from input_pipeline.prepare.image_sets import Row, make_examples, make_units
+from input_pipeline.prepare.photos import only_photographs
 from input_pipeline.prepare.splits import ACROSS_SPLITS, read_official_splits
 from input_pipeline.prepare.units import Settings, Unit, UnitLog
 
@@ -27,16 +28,15 @@ def list_units(settings: Settings, log: UnitLog) -> list[Unit]:
   raw = pathlib.Path(settings.raw)
   split_of = {
     video: split
-    for split, pairs in read_official_splits(raw).items()
+    for split, pairs in read_official_splits(raw, log).items()
     for pair in pairs
     for video in pair
   }
   rows = []
-  for path in sorted(raw.rglob('*')):
+  lists = {raw / name for name in log.files}
+  for path in only_photographs((p for p in raw.rglob('*') if p not in lists), log):
     name = path.relative_to(raw).as_posix()
     pairs = _PAIR.findall(name)
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-      continue
     if not pairs:
       log.skip(path, 'its path names no pair of videos')
       continue

@@ -8,6 +8,7 @@ may be `tfds:NAME`, a set of TensorFlow Datasets with `image` and `label`, such 
 """
 
 from collections.abc import Iterator
+import dataclasses
 import functools
 import os
 import pathlib
@@ -17,74 +18,84 @@ from typing import Any
 import numpy as np
 
 from dfrec_jax.errors import InputError
-from input_pipeline.images import ImageError, read_rgb
-from input_pipeline.prepare import summary, work
+from input_pipeline.images import read_rgb
+from input_pipeline.people.landmarks import FILE as LANDMARKS
+from input_pipeline.people.landmarks import lies_in, parse_landmarks
+from input_pipeline.prepare import summary, tfds_people, work
 from input_pipeline.prepare.faces import Face, make_finder, only_face
-from input_pipeline.prepare.image_sets import IMAGE_SUFFIXES
-from input_pipeline.prepare.landmarks import POINTS, face_of, interpreter
+from input_pipeline.prepare.landmarks import POINTS, face_of, interpreter, make_environment
+from input_pipeline.prepare.photos import only_photographs, read_photograph
 from input_pipeline.prepare.records import encode_image
+from input_pipeline.prepare.reports import Report, write_report
 from input_pipeline.prepare.tracks import cut, square_around
-from input_pipeline.prepare.units import Settings, Unit, UnitLog, Unusable
+from input_pipeline.prepare.units import Settings, Unit, UnitLog, Unusable, file_state
 
-LANDMARKS = 'landmarks.npz'
-TFDS = 'tfds:'
 _PHOTOS_OF_A_UNIT = 64
 _ATTACK = 'photographs'  # What the summary counts.
+# Why files are left out.
+_ELSEWHERE = 'files that are not PERSON/PHOTO'
+_ROWS_WITHOUT_PHOTO = f'rows of {LANDMARKS} without a photograph'
 
 
-def prepare(settings: Settings, out: pathlib.Path, workers: int) -> dict[str, Any]:
-  """Prepares a folder.
+def prepare(
+  settings: Settings, out: pathlib.Path, workers: int, beam: dict[str, Any] | None = None
+) -> dict[str, Any]:
+  """Prepares a folder, or finishes what was begun; what is done already stays.
 
   Args:
     settings: `raw`, `size`, `margin`, `encoding`, `finder`, and `limit` on the number of photos.
     out: the folder to make.
     workers: processes; 0 works in this one.
+    beam: `runner` and `options` of `apache_beam.Pipeline`, which works in place of processes.
 
   Returns:
     The summary.
 
   Raises:
-    InputError: there are no photographs or no way to find landmarks, or nothing was usable.
+    InputError: there are no photographs or no way to find landmarks, nothing was usable, or `out`
+      was prepared with other settings.
   """
-  if (out / summary.SUMMARY).exists():
-    raise InputError(f'{out} is prepared already; delete it to prepare it anew.')
-  if out.resolve().is_relative_to(pathlib.Path(settings.raw).resolve()):
-    raise InputError(
-      f'{out} lies in {settings.raw}, whose photographs would be overwritten; give another --out.'
-    )
   folder = out / 'unfinished'
+  if done := summary.read_done(out, settings):
+    shutil.rmtree(folder, ignore_errors=True)
+    return done
+  _check_places(settings.raw, out)
+  if tfds_people.is_tfds(settings.raw):
+    tfds_people.require(settings.raw)
+    make_environment()
+  settings = dataclasses.replace(settings, raw=tfds_people.resolve(settings.raw))
+  _require_landmarks(settings.raw)
   work.open_folder(folder, settings)
-  units = list_units(settings)
+  listing = UnitLog(settings.raw)
+  units = list_units(settings, listing)
   task = functools.partial(do_unit, settings=settings, folder=folder)
-  reports = work.run(units, task, folder, workers)
-  total = summary.gather(settings, units, reports, UnitLog(settings.raw))
+  if beam:
+    reports = work.run_on_beam(units, task, folder, **beam)
+  else:
+    reports = work.run(units, task, folder, workers)
+  total = summary.gather(settings, units, reports, listing)
   if not total['examples']:
     raise summary.nothing_usable(folder, total, settings.raw)
-  names, points = [], []
-  # A unit that ended its process has a report, and nothing else.
-  for unit in filter(lambda unit: _points_path(folder, unit).exists(), units):
-    with np.load(_points_path(folder, unit), allow_pickle=False) as arrays:
-      names.append(arrays['names'])
-      points.append(arrays['points'])
-  names, points = np.concatenate(names), np.concatenate(points)
+  names, points = _join_landmarks(folder, reports)
   # Written beside and renamed: a loader takes whatever is under that name.
   np.savez(folder / LANDMARKS, names=names, points=points)
   (folder / LANDMARKS).replace(out / LANDMARKS)
+  # The summary is written last: it says that all is there.
   summary.write(out, total, _sheet(out, names, points))
   shutil.rmtree(folder)
   return total
 
 
-def list_units(settings: Settings) -> list[Unit]:
-  """Units of a few dozen photographs, by person and name."""
-  if settings.raw.startswith(TFDS):
-    photos = _list_tfds(settings.raw)
+def list_units(settings: Settings, log: UnitLog) -> list[Unit]:
+  """Units of a few dozen photographs, [name, place in a set of TensorFlow Datasets], by name.
+
+  Raises:
+    InputError: there are no photographs.
+  """
+  if tfds_people.is_tfds(settings.raw):
+    photos = tfds_people.list_photographs(settings.raw)
   else:
-    root = pathlib.Path(settings.raw)
-    paths = (p for p in sorted(root.glob('*/*')) if p.suffix.lower() in IMAGE_SUFFIXES)
-    photos = [path.relative_to(root).as_posix() for path in paths]
-    if not photos:
-      raise InputError(f'{root} holds no photographs; it needs a folder for each person.')
+    photos = [[name, -1] for name in _list_folder(pathlib.Path(settings.raw), log)]
   photos = photos[: settings.limit or None]
   starts = range(0, len(photos), _PHOTOS_OF_A_UNIT)
   return [
@@ -93,39 +104,75 @@ def list_units(settings: Settings) -> list[Unit]:
   ]
 
 
-def do_unit(unit: Unit, *, settings: Settings, folder: pathlib.Path) -> work.Report:
+def _list_folder(root: pathlib.Path, log: UnitLog) -> list[str]:
+  photos = only_photographs(root.glob('*/*'), log)
+  known = _known_landmarks(str(root))
+  elsewhere = [*root.glob('*'), *root.glob('*/*/**/*')]
+  log.left_out[_ELSEWHERE] += sum(p.is_file() and p.name != LANDMARKS for p in elsewhere)
+  names = [path.relative_to(root).as_posix() for path in photos]
+  if not names:
+    deeper = ' itself, not one of its parents' if log.left_out[_ELSEWHERE] else ''
+    raise InputError(
+      f'{root} holds no photographs; give as --raw the folder that holds one for each person'
+      f'{deeper}.'
+    )
+  if known is not None:
+    log.record(root / LANDMARKS)
+    log.left_out[_ROWS_WITHOUT_PHOTO] += len(known.keys() - set(names))
+  return names
+
+
+def do_unit(unit: Unit, *, settings: Settings, folder: pathlib.Path) -> Report:
   """Cuts the photographs of a unit, writes them, and keeps their landmarks with the work."""
   log = UnitLog(settings.raw)
+  if not tfds_people.is_tfds(settings.raw):
+    log.look_at(pathlib.Path(settings.raw, LANDMARKS))
   out = folder.parent
   names, points = [], []
-  for name in unit.content:
+  for name, place in unit.content:
     try:
-      crop, mesh = _cut(name, settings, log)
+      crop, mesh = _cut(name, place, settings, log)
     except Unusable as problem:
       log.skip(problem.path, problem.reason)
+      continue
+    except InputError:
+      raise
+    # A file that breaks a decoder in a way of its own must not end a run of hours.
+    except Exception as error:
+      log.skip(name, f'failed: {type(error).__name__}: {error}')
+      log.failed = True
       continue
     path = out / _output_name(name, settings.encoding)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_image(crop, settings.encoding))
     names.append(path.relative_to(out).as_posix())
     points.append(mesh)
-  with open(f'{_points_path(folder, unit)}.tmp', 'wb') as file:
+  part = folder / f'{unit.key}.npz'
+  with open(f'{part}.tmp', 'wb') as file:
     meshes = np.array(points, np.float16).reshape(len(points), POINTS, 2)
     np.savez(file, names=np.array(names, np.str_), points=meshes)
-  os.replace(f'{_points_path(folder, unit)}.tmp', _points_path(folder, unit))
-  counts = {'all': {f'{_ATTACK}/landmarks': len(names)}} if names else {}
-  return work.write_report(folder, unit, log, counts=counts, bytes={})
+  os.replace(f'{part}.tmp', part)
+  counts = {'all': {f'{_ATTACK}/': len(names)}} if names else {}
+  return write_report(folder, unit, log, counts=counts, parts={part.name: part.stat().st_size})
 
 
-def _cut(name: str, settings: Settings, log: UnitLog) -> tuple[np.ndarray, np.ndarray]:
+def _join_landmarks(folder: pathlib.Path, reports: list[Report]) -> tuple[np.ndarray, np.ndarray]:
+  names, points = [], []
+  for part in (part for report in reports for part in report['parts']):
+    with np.load(folder / part, allow_pickle=False) as arrays:
+      names.append(arrays['names'])
+      points.append(arrays['points'])
+  return np.concatenate(names), np.concatenate(points)
+
+
+def _cut(name: str, place: int, settings: Settings, log: UnitLog) -> tuple[np.ndarray, np.ndarray]:
   """A photograph's crop and the landmarks in the crop's pixels."""
-  path, image = _read(name, settings, log)
-  known = _known_landmarks(settings.raw)
-  face: Face | str
-  if known is None:
-    face = only_face(make_finder('mesh').find(image))
+  if tfds_people.is_tfds(settings.raw):
+    path, image = name, tfds_people.read_image(settings.raw, place)
   else:
-    face = face_of(known[name]) if name in known else f'not in {LANDMARKS}'
+    path = pathlib.Path(settings.raw, name)
+    image = read_photograph(path, log)
+  face = _face(name, image, _known_landmarks(settings.raw))
   if isinstance(face, str):
     raise Unusable(path, face)
   square = square_around(face.box, settings.margin)
@@ -134,30 +181,34 @@ def _cut(name: str, settings: Settings, log: UnitLog) -> tuple[np.ndarray, np.nd
   return crop, (face.points - np.float32([square.left, square.top])) * np.float32(scale)
 
 
-def _read(name: str, settings: Settings, log: UnitLog) -> tuple[str, np.ndarray]:
-  if settings.raw.startswith(TFDS):
-    return name, _tfds_source(settings.raw)[_tfds_index(settings.raw)[name]]['image']
-  path = pathlib.Path(settings.raw) / name
-  log.record(path)
-  try:
-    return str(path), read_rgb(path)
-  except ImageError as error:
-    raise Unusable(path, str(error)) from error
+def _face(name: str, image: np.ndarray, known: dict[str, np.ndarray] | None) -> Face | str:
+  """The one face of a photograph, or why there is none."""
+  if known is None:
+    return only_face(make_finder('mesh').find(image))
+  if name not in known:
+    return f'not in {LANDMARKS}'
+  if not lies_in(known[name], *image.shape[:2]):
+    return f'its face lies outside it by {LANDMARKS}, which was made of another file'
+  return face_of(known[name])
 
 
-@functools.cache
 def _known_landmarks(raw: str) -> dict[str, np.ndarray] | None:
-  """Landmarks that lie beside the photographs, by name."""
-  path = pathlib.Path(raw) / LANDMARKS
-  if not path.exists():
-    return None
+  """Landmarks that lie beside the photographs, by name; None where there are none."""
+  path = pathlib.Path(raw, LANDMARKS)
+  state = file_state(path)
+  return state and _read_landmarks(path, state)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_landmarks(path: pathlib.Path, state: tuple[int, int]) -> dict[str, np.ndarray]:
+  """`state` is that of the file, which is read anew once it has changed."""
+  remedy = 'mend it, or delete it and have landmarks found anew (`make landmarks`)'
   try:
-    with np.load(path, allow_pickle=False) as arrays:
-      return dict(zip(arrays['names'].tolist(), arrays['points'].astype(np.float32), strict=True))
-  except (OSError, ValueError, KeyError) as error:
-    raise InputError(
-      f'{path} does not hold the arrays names and points; delete it, or make it anew.'
-    ) from error
+    data = path.read_bytes()
+  except OSError as error:
+    raise InputError(f'{path} cannot be opened ({error.strerror}); {remedy}.') from error
+  names, points = parse_landmarks(data, path, remedy)
+  return dict(zip(names.tolist(), points.astype(np.float32), strict=True))
 
 
 def _output_name(name: str, encoding: str) -> str:
@@ -166,14 +217,19 @@ def _output_name(name: str, encoding: str) -> str:
   return name if name.lower().endswith(suffixes) else name + suffixes[0]
 
 
-def _points_path(folder: pathlib.Path, unit: Unit) -> pathlib.Path:
-  return folder / f'{unit.key}.npz'
-
-
-def check_landmarks(raw: str):
-  """Raises InputError, before any work, where there are no landmarks and none can be found."""
-  if not raw.startswith(TFDS) and not pathlib.Path(raw).is_dir():
+def _check_places(raw: str, out: pathlib.Path):
+  if tfds_people.is_tfds(raw):
+    return
+  if not pathlib.Path(raw).is_dir():
     raise InputError(f'There is no folder {raw}; give one of PERSON/PHOTO.jpg.')
+  if out.resolve().is_relative_to(pathlib.Path(raw).resolve()):
+    raise InputError(
+      f'{out} lies in {raw}, whose photographs would be overwritten; give another --out.'
+    )
+
+
+def _require_landmarks(raw: str):
+  """Raises InputError, before any work, where there are no landmarks and none can be found."""
   if _known_landmarks(raw) is None and not interpreter().exists():
     raise InputError(
       f'Photographs are cut and swapped by their landmarks, which are neither in {raw} '
@@ -191,38 +247,3 @@ def _sheet(out: pathlib.Path, names: np.ndarray, points: np.ndarray) -> Iterator
     mask[y, x] = 255
     photo = dict.fromkeys(('source', 'target', 'forged'), image)
     yield photo | {'mask': mask, 'has_mask': True, 'name': str(names[i])}
-
-
-@functools.cache
-def _tfds_source(raw: str) -> Any:
-  """The `train` split of a set of TensorFlow Datasets."""
-  import tensorflow_datasets as tfds
-
-  name = raw.removeprefix(TFDS)
-  try:
-    builder = tfds.builder(name)
-    if not builder.is_prepared():
-      builder.download_and_prepare(file_format='array_record')
-    return builder.as_data_source('train')
-  except ImportError as error:
-    raise InputError(
-      f'TensorFlow Datasets downloads {name} with TensorFlow; install it '
-      "(pip install -e '.[tensorflow]')."
-    ) from error
-  except tfds.core.DatasetNotFoundError as error:
-    raise InputError(f'TensorFlow Datasets has no {name}.') from error
-
-
-@functools.cache
-def _tfds_index(raw: str) -> dict[str, int]:
-  """Names of the photographs, PERSON/PERSON_NUMBER, to their places in the set."""
-  index, counts = {}, {}
-  for i, example in enumerate(_tfds_source(raw)):
-    person = example['label'].decode().replace('/', '_')
-    counts[person] = counts.get(person, 0) + 1
-    index[f'{person}/{person}_{counts[person]:04d}.jpg'] = i
-  return index
-
-
-def _list_tfds(raw: str) -> list[str]:
-  return sorted(_tfds_index(raw))

@@ -5,7 +5,7 @@ import json
 import pathlib
 
 from dfrec_jax.errors import InputError
-from input_pipeline.prepare.units import SPLITS
+from input_pipeline.prepare.units import SPLITS, UnitLog, Unusable
 
 # Why a swap is left out.
 ACROSS_SPLITS = 'its people are in different splits'
@@ -29,17 +29,18 @@ def split_of_pair(first: str, second: str) -> str | None:
   return split if split_of(second) == split else None
 
 
-def read_official_splits(raw: pathlib.Path) -> dict[str, list[tuple[str, str]]]:
+def read_official_splits(raw: pathlib.Path, log: UnitLog) -> dict[str, list[tuple[str, str]]]:
   """The official lists of FaceForensics++: pairs of videos, each giving a fake in both directions.
 
   Args:
     raw: the folder with `splits/{train,val,test}.json`, or with the three files.
+    log: notes their checksums.
 
   Raises:
     InputError: a list is missing or malformed, or a video is in two splits.
   """
   folder = raw / 'splits' if (raw / 'splits').is_dir() else raw
-  splits = {split: _read_pairs(folder / f'{split}.json') for split in SPLITS}
+  splits = {split: _read_pairs(folder / f'{split}.json', log) for split in SPLITS}
   owner: dict[str, str] = {}
   for split, pairs in splits.items():
     for video in (video for pair in pairs for video in pair):
@@ -51,12 +52,13 @@ def read_official_splits(raw: pathlib.Path) -> dict[str, list[tuple[str, str]]]:
   return splits
 
 
-def _read_pairs(path: pathlib.Path) -> list[tuple[str, str]]:
+def _read_pairs(path: pathlib.Path, log: UnitLog) -> list[tuple[str, str]]:
   try:
+    log.record(path)
     pairs = json.loads(path.read_text())
-  except FileNotFoundError as error:
+  except Unusable as error:
     raise InputError(
-      f'There is no {path}; put the three lists of {_WHERE} into {path.parent}.'
+      f'There is no readable {path}; put the three lists of {_WHERE} into {path.parent}.'
     ) from error
   except (UnicodeDecodeError, json.JSONDecodeError) as error:
     raise InputError(f'{path} is not JSON; take the list of {_WHERE}.') from error
@@ -66,8 +68,8 @@ def _read_pairs(path: pathlib.Path) -> list[tuple[str, str]]:
     and all(isinstance(v, str) and len(v) == 3 and v.isdigit() for v in pair)
     for pair in pairs
   )
-  if not valid:
+  if not valid or len({frozenset(pair) for pair in pairs if len(set(pair)) == 2}) < len(pairs):
     raise InputError(
-      f'{path} is not a list of pairs of three-digit numbers; take the list of {_WHERE}.'
+      f'{path} is not a list of different pairs of three-digit numbers; take the list of {_WHERE}.'
     )
   return [tuple(pair) for pair in pairs]

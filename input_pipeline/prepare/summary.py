@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Iterable, Sequence
 import csv
+import json
 import pathlib
 from typing import Any
 
@@ -10,8 +11,8 @@ import cv2
 import numpy as np
 
 from dfrec_jax.errors import InputError
+from input_pipeline.prepare.reports import Report, write_json
 from input_pipeline.prepare.units import Settings, Unit, UnitLog
-from input_pipeline.prepare.work import Report, write_json
 
 SUMMARY = 'summary.json'
 UNUSABLE = 'unusable.csv'
@@ -30,19 +31,20 @@ def gather(
   """Adds up the reports of all units.
 
   Returns:
-    `settings`; `units`; `examples` of each split and attack; `masks` by kind; `left_out`, frames
-    and swaps by reason; `unusable`, files by reason; `unusable_files`, (file, reason); `files`,
-    name to (bytes, SHA-256).
+    `settings`; `units`; `examples` of each split and attack; `masks` by kind; `left_out`, frames,
+    swaps and files by reason; `unusable`, files by reason up to its colon; `unusable_files`,
+    (file, reason); `files`, name to (bytes, SHA-256).
   """
   examples: dict[str, collections.Counter] = {}
   masks, left_out = collections.Counter(), collections.Counter(listing.left_out)
-  unusable, files = list(listing.unusable), {}
+  unusable, files = list(listing.unusable), dict(listing.files)
   for report in reports:
     for split, of_split in report['counts'].items():
       for kind, count in of_split.items():
         attack, _, mask = kind.rpartition('/')
         examples.setdefault(split, collections.Counter())[attack] += count
-        masks[mask] += count
+        if mask:
+          masks[mask] += count
     left_out.update(report['left_out'])
     unusable += map(tuple, report['unusable'])
     files |= report['files']
@@ -52,17 +54,36 @@ def gather(
     'units': len(units),
     'examples': {split: dict(sorted(examples[split].items())) for split in sorted(examples)},
     'masks': dict(masks),
-    'left_out': dict(left_out),
-    'unusable': dict(collections.Counter(reason for _, reason in unusable)),
+    'left_out': {reason: count for reason, count in left_out.items() if count},
+    'unusable': dict(collections.Counter(reason.partition(':')[0] for _, reason in unusable)),
     'unusable_files': unusable,
     'files': files,
   }
 
 
+def read_done(folder: pathlib.Path, settings: Settings) -> Summary | None:
+  """The summary of a folder that is prepared already; None where it is not.
+
+  Raises:
+    InputError: it was prepared with other settings.
+  """
+  try:
+    done = json.loads((folder / SUMMARY).read_text())
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except ValueError as error:
+    raise InputError(f'{folder / SUMMARY} is no JSON; delete {folder}.') from error
+  if done['settings'] != settings.as_dict():
+    raise InputError(
+      f'{folder} was prepared with other settings; delete it, or give another --out.'
+    )
+  return done
+
+
 def write(folder: pathlib.Path, total: Summary, examples: Iterable[dict[str, Any]]):
   """Writes summary, list of what was unusable, checksums and contact sheet."""
   write_unusable(folder, total)
-  with open(folder / CHECKSUMS, 'w') as file:
+  with open(folder / CHECKSUMS, 'w', encoding='utf-8', errors='surrogateescape') as file:
     for name, (size, digest) in sorted(total['files'].items()):
       file.write(f'{digest}\t{size}\t{name}\n')
   cv2.imwrite(str(folder / CONTACT_SHEET), contact_sheet(list(examples))[..., ::-1])
@@ -72,7 +93,8 @@ def write(folder: pathlib.Path, total: Summary, examples: Iterable[dict[str, Any
 
 def write_unusable(folder: pathlib.Path, total: Summary):
   """Writes a line for each file that could not be used."""
-  with open(folder / UNUSABLE, 'w', newline='') as file:
+  path = folder / UNUSABLE
+  with open(path, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
     csv.writer(file).writerows([('file', 'reason'), *total['unusable_files']])
 
 
@@ -82,8 +104,8 @@ def nothing_usable(folder: pathlib.Path, total: Summary, raw: str) -> InputError
   reasons = collections.Counter(total['left_out']) + collections.Counter(total['unusable'])
   most = ', '.join(f'{reason} ({count})' for reason, count in reasons.most_common(3))
   return InputError(
-    f'No example could be made of {raw}: {most or "it is empty"}; see {folder / UNUSABLE}. '
-    f'Once that is mended, delete {folder} and start again.'
+    f'No example could be made of {raw}: {most or "it is empty"}; see {folder / UNUSABLE}, mend '
+    'that and run the command again.'
   )
 
 

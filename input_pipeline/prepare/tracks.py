@@ -63,10 +63,15 @@ def cut(image: np.ndarray, square: Square, size: int, *, mask: bool = False) -> 
     square: may reach over the border: an image is continued there, a mask is zero.
     size: largest side of the result, in pixels; a smaller square keeps its size.
     mask: whether it is one.
+
+  Raises:
+    ValueError: the square lies beside the image.
   """
   height, width = image.shape[:2]
   right, bottom = square.left + square.side, square.top + square.side
   inner = image[max(square.top, 0) : max(bottom, 0), max(square.left, 0) : max(right, 0)]
+  if not inner.size:
+    raise ValueError(f'{square} lies beside an image of {width} x {height} pixels')
   borders = (
     max(-square.top, 0),
     max(bottom - height, 0),

@@ -85,21 +85,35 @@ class UnitLog:
   """What happened while a unit was made.
 
   Attributes:
-    unusable: (file, reason) of what could not be used, files relative to `raw`.
-    left_out: how many frames were left out, by reason.
+    left_out: how many frames, swaps or files were left out, by reason.
     files: size in bytes and SHA-256 of each file that was read.
+    inputs: `file_state` of each file that the result depends on, read or missing.
+    failed: whether the same files may give another result next time.
   """
 
   def __init__(self, raw: os.PathLike | str):
+    self.raw = os.fspath(raw)
     self._raw = pathlib.Path(raw)
-    self.unusable: list[tuple[str, str]] = []
+    self._unusable: dict[tuple[str, str], None] = {}
     self.left_out: collections.Counter[str] = collections.Counter()
     self.files: dict[str, tuple[int, str]] = {}
+    self.inputs: dict[str, tuple[int, int] | None] = {}
+    self.failed = False
+
+  @property
+  def unusable(self) -> list[tuple[str, str]]:
+    """(file, reason) of what could not be used, each once, files relative to `raw`."""
+    return list(self._unusable)
 
   def skip(self, path: os.PathLike | str, reason: str):
-    entry = (self._relative(path), reason)
-    if entry not in self.unusable:
-      self.unusable.append(entry)
+    """Notes a file that cannot be used; what follows a colon in the reason is not counted apart."""
+    self._unusable[self._relative(path), reason] = None
+
+  def look_at(self, path: os.PathLike | str):
+    """Notes that the result depends on a file, which may be missing."""
+    name = self._relative(path)
+    if name not in self.inputs:
+      self.inputs[name] = file_state(path)
 
   def record(self, path: os.PathLike | str):
     """Notes size and checksum of a file that is about to be read.
@@ -110,13 +124,14 @@ class UnitLog:
     name = self._relative(path)
     if name in self.files:
       return
+    # Before the content is read: a file that grows meanwhile has another state next time.
+    self.look_at(path)
     try:
-      with open(path, 'rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
-        size = file.tell()
+      size, digest = checksum(path)
     except FileNotFoundError as error:
       raise Unusable(path, 'missing') from error
     except OSError as error:
+      self.inputs[name] = None
       raise Unusable(path, 'cannot be opened') from error
     if not size:
       raise Unusable(path, 'empty')
@@ -125,3 +140,19 @@ class UnitLog:
   def _relative(self, path: os.PathLike | str) -> str:
     path = pathlib.Path(path)
     return (path.relative_to(self._raw) if path.is_relative_to(self._raw) else path).as_posix()
+
+
+def file_state(path: os.PathLike | str) -> tuple[int, int] | None:
+  """Size in bytes and time of change in nanoseconds; None where there is no file."""
+  try:
+    status = os.stat(path)
+  except OSError:
+    return None
+  return status.st_size, status.st_mtime_ns
+
+
+def checksum(path: os.PathLike | str) -> tuple[int, str]:
+  """Size in bytes and SHA-256 of a file."""
+  with open(path, 'rb') as file:
+    digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    return file.tell(), digest

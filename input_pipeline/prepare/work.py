@@ -1,7 +1,7 @@
 """Doing the units of a preparation: in parallel, each one as a whole, going on where it stopped.
 
 A folder of work holds `settings.json` and, of each unit that is done, a part for each of its splits
-(`KEY.SPLIT.array_record`) and a report (`KEY.json`). The report is written last.
+(`KEY.SPLIT.array_record`) and a report (`KEY.json`, see `reports`).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import signal
 from typing import Any
 
 import cv2
@@ -20,25 +21,47 @@ import tqdm
 from dfrec_jax.errors import InputError
 from input_pipeline.prepare import registry
 from input_pipeline.prepare.records import serialise, write_records
+from input_pipeline.prepare.reports import (
+  SETTINGS,
+  Report,
+  discard_outdated,
+  part_path,
+  read_report,
+  read_reports,
+  write_json,
+  write_report,
+)
 from input_pipeline.prepare.units import Settings, Unit, UnitLog
 
-Report = dict[str, Any]
 Task = Callable[[Unit], Report]
 
 
 def open_folder(folder: pathlib.Path, settings: Settings) -> None:
   """Makes the folder of work, or goes on in the one that is there.
 
+  Units that failed, or whose files have changed since, are to be done again.
+
   Raises:
     InputError: it was begun with other settings.
   """
-  folder.mkdir(parents=True, exist_ok=True)
-  path = folder / 'settings.json'
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise InputError(f'{folder} cannot be made ({error.strerror}); give another --out.') from error
+  path = folder / SETTINGS
   given = settings.as_dict()
   if not path.exists():
     write_json(path, given)
-    return
-  begun = json.loads(path.read_text())
+  _require_settings(folder, given)
+  if outdated := discard_outdated(folder, settings.raw):
+    tqdm.tqdm.write(f'{outdated} parts are done again: they failed, or their files have changed.')
+
+
+def _require_settings(folder: pathlib.Path, given: dict[str, Any]):
+  try:
+    begun = json.loads((folder / SETTINGS).read_text())
+  except ValueError as error:
+    raise InputError(f'{folder / SETTINGS} is no JSON; delete {folder}.') from error
   if changed := sorted(key for key in given if begun.get(key) != given[key]):
     key = changed[0]
     raise InputError(
@@ -115,57 +138,14 @@ def do_unit(unit: Unit, *, settings: Settings, folder: pathlib.Path) -> Report:
   # A file that breaks a decoder in a way of its own must not end a run of hours.
   except Exception as error:
     log.skip(unit.key, f'failed: {type(error).__name__}: {error}')
-  sizes = {}
+    log.failed = True
+  parts = {}
   for split, of_split in records.items():
     path = part_path(folder, unit, split)
     write_records(f'{path}.tmp', of_split)
     os.replace(f'{path}.tmp', path)
-    sizes[split] = sum(map(len, of_split))
-  return write_report(folder, unit, log, counts=counts, bytes=sizes)
-
-
-def write_report(folder: pathlib.Path, unit: Unit, log: UnitLog, **fields: Any) -> Report:
-  """Writes what says that a unit is done."""
-  report = {
-    'fingerprint': unit.fingerprint(),
-    'unusable': log.unusable,
-    'left_out': {reason: count for reason, count in log.left_out.items() if count},
-    'files': log.files,
-    **fields,
-  }
-  write_json(_report_path(folder, unit), report)
-  return report
-
-
-def read_report(folder: pathlib.Path, unit: Unit) -> Report | None:
-  """The report of a unit; None where it is not done, or was done of other content."""
-  try:
-    report = json.loads(_report_path(folder, unit).read_text())
-  except (FileNotFoundError, json.JSONDecodeError):
-    return None
-  return report if report['fingerprint'] == unit.fingerprint() else None
-
-
-def read_reports(folder: pathlib.Path, units: Sequence[Unit]) -> list[Report]:
-  """The reports of units that are all done."""
-  reports = [read_report(folder, unit) for unit in units]
-  if missing := [u.key for u, r in zip(units, reports, strict=True) if r is None]:
-    raise InputError(
-      f'{len(missing)} parts are not done in {folder} ({missing[0]}, ...); run the command again.'
-    )
-  return reports
-
-
-def part_path(folder: pathlib.Path, unit: Unit, split: str) -> pathlib.Path:
-  """Where the examples of a unit lie."""
-  return folder / f'{unit.key}.{split}.array_record'
-
-
-def write_json(path: pathlib.Path, content: Any):
-  """Writes a file that is either whole or not there."""
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
-  os.replace(temporary, path)
+    parts[path.name] = sum(map(len, of_split))
+  return write_report(folder, unit, log, counts=counts, parts=parts)
 
 
 def _left(units: Sequence[Unit], folder: pathlib.Path) -> list[Unit]:
@@ -177,10 +157,6 @@ def _started_path(folder: pathlib.Path, unit: Unit) -> pathlib.Path:
   return folder / f'{unit.key}.started'
 
 
-def _report_path(folder: pathlib.Path, unit: Unit) -> pathlib.Path:
-  return folder / f'{unit.key}.json'
-
-
 def _run_processes(units, task, folder, workers, bar):
   """Units in the processes of a pool; after a crash, those that were being done, one by one."""
   while units:
@@ -189,12 +165,15 @@ def _run_processes(units, task, folder, workers, bar):
     try:
       _run_pool(units, functools.partial(_start, task=task, folder=folder), workers, bar)
       return
-    except BrokenProcessPool:
+    except BrokenProcessPool as error:
       units = _left(units, folder)
       bar.n = bar.total - len(units)
       suspects = [unit for unit in units if _started_path(folder, unit).exists()]
       if not suspects:
-        raise
+        raise InputError(
+          'A process ended before it had begun a part, perhaps for want of memory; run the command '
+          'again with fewer --workers.'
+        ) from error
       for unit in suspects:
         _run_alone(unit, task, folder)
         bar.update()
@@ -229,14 +208,20 @@ def _run_alone(unit: Unit, task: Task, folder: pathlib.Path):
   except BrokenProcessPool:
     log = UnitLog('')
     log.skip(unit.key, 'ended the process that read it; one of its files is broken')
-    write_report(folder, unit, log, counts={}, bytes={})
+    log.failed = True
+    write_report(folder, unit, log)
 
 
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
   # Started anew: a fork of a process with threads (OpenCV, JAX) may hang.
   return concurrent.futures.ProcessPoolExecutor(
-    workers, mp_context=multiprocessing.get_context('spawn')
+    workers, mp_context=multiprocessing.get_context('spawn'), initializer=_finish_what_is_begun
   )
+
+
+def _finish_what_is_begun():
+  """Ctrl-C is for the process that started this one."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_task(settings: Settings, folder: pathlib.Path) -> Task:

@@ -6,7 +6,6 @@ from input_pipeline.tfds.builders import (
   FfhqE4s,
   Ffpp,
   MegafsFfpp,
-  read_summary,
 )
 
-__all__ = ['BUILDERS', 'CelebaMegafs', 'FfhqE4s', 'Ffpp', 'MegafsFfpp', 'read_summary']
+__all__ = ['BUILDERS', 'CelebaMegafs', 'FfhqE4s', 'Ffpp', 'MegafsFfpp']

@@ -9,7 +9,6 @@ machine that does not have this package.
 
 from collections.abc import Iterator, Sequence
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -17,7 +16,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from input_pipeline.prepare import records, registry, summary, work
+from input_pipeline.prepare import records, registry, reports, summary, work
 from input_pipeline.prepare.units import Settings, Unit, UnitLog
 
 _SHARD_BYTES = 256 << 20
@@ -70,33 +69,48 @@ class FaceSwaps(tfds.core.DatasetBuilder, skip_registration=True):
     task = work.make_task(settings, folder)
     beam = {'runner': download_config.beam_runner, 'options': download_config.beam_options}
     if any(beam.values()):
-      reports = work.run_on_beam(units, task, folder, **beam)
+      done = work.run_on_beam(units, task, folder, **beam)
     else:
-      reports = work.run(units, task, folder, self._workers)
+      done = work.run(units, task, folder, self._workers)
     out = pathlib.Path(self.data_dir)
-    total = summary.gather(settings, units, reports, listing)
+    total = summary.gather(settings, units, done, listing)
     if not total['examples']:
       raise summary.nothing_usable(folder, total, settings.raw)
     self.info.set_file_format(_FORMAT)
     self.info.set_splits(
-      tfds.core.SplitDict([self._write_split(split, units, reports) for split in total['examples']])
+      tfds.core.SplitDict([self._write_split(split, units, done) for split in total['examples']])
     )
     summary.write(out, total, self._examples_of_sheet(total))
-    shutil.rmtree(folder)
+
+  def _post_download_and_prepare_hook(self):
+    """After the finished folder has got its name: until then the parts may be needed again."""
+    self.remove_work()
+
+  def _log_download_bytes(self):
+    """The base class would tell of a download of unknown size; there is none."""
+
+  def _log_download_done(self):
+    """As above."""
+
+  def remove_work(self):
+    """Removes the parts, where there are any left."""
+    shutil.rmtree(self.work_folder, ignore_errors=True)
 
   def _write_split(
-    self, split: str, units: Sequence[Unit], reports: Sequence[work.Report]
+    self, split: str, units: Sequence[Unit], done: Sequence[reports.Report]
   ) -> tfds.core.SplitInfo:
     """Joins the parts of a split into shards, in the order of the units."""
-    parts = [
-      (u, r['bytes'][split]) for u, r in zip(units, reports, strict=True) if split in r['bytes']
-    ]
+    parts = []
+    for unit, report in zip(units, done, strict=True):
+      path = reports.part_path(self.work_folder, unit, split)
+      if path.name in report['parts']:
+        parts.append((path, report['parts'][path.name]))
     shards, size = [[]], 0
-    for unit, part_size in parts:
+    for path, part_size in parts:
       if size + part_size > _SHARD_BYTES and shards[-1]:
         shards.append([])
         size = 0
-      shards[-1].append(work.part_path(self.work_folder, unit, split))
+      shards[-1].append(path)
       size += part_size
     template = tfds.core.ShardedFileTemplate(
       data_dir=self.data_path, dataset_name=self.name, split=split, filetype_suffix=_FORMAT
@@ -144,8 +158,3 @@ class FfhqE4s(FaceSwaps):
 
 
 BUILDERS = {builder.name: builder for builder in (Ffpp, MegafsFfpp, CelebaMegafs, FfhqE4s)}
-
-
-def read_summary(builder: FaceSwaps) -> dict[str, Any]:
-  """`summary.json` of a data set that is prepared."""
-  return json.loads((pathlib.Path(builder.data_dir) / summary.SUMMARY).read_text())
