@@ -378,3 +378,10 @@ def test_bad_flags_are_one_sentence(arguments, message):
   done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 1
   assert done.stderr.strip().splitlines()[-1].rstrip('.') == f'Error: {message}'.rstrip('.')
+
+
+def test_only_a_plan_has_a_configuration_of_its_own():
+  command = [sys.executable, '-m', 'dfrec_jax.benchmark', '--what=input']
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 1
+  assert done.stderr.strip().startswith('Error: --config is missing; name one')

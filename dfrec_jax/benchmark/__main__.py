@@ -81,6 +81,8 @@ def _run() -> None:
 
     plan.main(_PLAN.value, config=config, batch=batches or None, out=_OUTPUT.value or 'runs/plan')
     return
+  if config is None:  # Only a plan has one of its own.
+    raise InputError('--config is missing; name one, such as --config=configs/ffpp.py.')
   # Here, since it takes seconds and a wrong flag should not.
   import jax
 
@@ -140,5 +142,4 @@ def _numbers(flag: str, texts: list[str]) -> list[int]:
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('config')
   app.run(main, flags_parser=parse_flags)
