@@ -44,6 +44,7 @@ def _people(config: ml_collections.ConfigDict, split: str, seed: int) -> Any:
     'examples': config[f'{split}_examples'],
     'image_size': config.image_size,
     'seed': seed,
+    'shape_transfer': config.shape_transfer,
   }
   if not config.eval:
     return PeopleFolder(config.root, split=split, held_out=config.held_out, **settings)

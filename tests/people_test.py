@@ -453,6 +453,7 @@ def test_landmarks_of_another_file_are_noticed(tmp_path):
     ({'image_size': 8}, 'image_size.* at least 16, not 8'),
     ({'held_out': 1}, 'held_out'),
     ({'seed': -1}, 'seed'),
+    ({'shape_transfer': (0.5, 0.2)}, 'must be two numbers in'),
   ],
 )
 def test_arguments_are_checked(folder, changes, says):
@@ -463,6 +464,9 @@ def test_arguments_are_checked(folder, changes, says):
 def test_styles_vary():
   rng = np.random.default_rng(0)
   styles = [swaps.draw_style(rng) for _ in range(400)]
+  shapes = [s.reshape for s in styles]
+  assert 0.2 <= min(shapes) < 0.25 and 0.75 < max(shapes) <= 0.8
+  assert {swaps.draw_style(rng, (0, 0)).reshape for _ in range(20)} == {0}
   attacks = collections.Counter(s.attack for s in styles)
   assert min(attacks[a] for a in ATTACKS) > 60
   assert 0.2 < np.mean([s.softness > 1 for s in styles]) < 0.4

@@ -13,7 +13,7 @@ from input_pipeline.people.framing import face_light, frame_face
 from input_pipeline.people.landmarks import lies_in, person_of, read_landmarks
 from input_pipeline.people.mesh import FaceMesh
 from input_pipeline.people.pose import likeness
-from input_pipeline.people.swap import draw_style, swap_faces
+from input_pipeline.people.swap import SHAPE_TRANSFER, draw_style, swap_faces
 from input_pipeline.transforms import compress_jpeg
 
 SPLITS = ('all', 'train', 'eval')
@@ -54,6 +54,7 @@ class PeopleFolder:
     split: str = 'all',
     held_out: float = 0.05,
     compress: bool = True,
+    shape_transfer: tuple[float, float] = SHAPE_TRANSFER,
     check: bool = True,
   ):
     """Reads `landmarks.npz` of the folder and looks at every photograph that it names.
@@ -67,6 +68,8 @@ class PeopleFolder:
         person's name alone decides, so that people who are added move nobody.
       held_out: the share of people in `eval`.
       compress: whether half of the examples are compressed.
+      shape_transfer: how far the pasted face moves to the source's shape, least and most, in
+        [0, 1]; (0, 0) keeps the target's.
       check: whether to look at the header and the end of every photograph now, in threads.
 
     Raises:
@@ -75,6 +78,12 @@ class PeopleFolder:
         its range.
     """
     _check_arguments(examples, image_size, seed, split, held_out)
+    low, high = shape_transfer
+    if not 0 <= low <= high <= 1:
+      raise InputError(
+        f'shape_transfer of a folder of people must be two numbers in [0, 1], the smaller first, '
+        f'not {low} and {high}.'
+      )
     root = folder_of(root)
     self._root = epath.Path(root).expanduser()
     names, points = read_landmarks(root)
@@ -83,7 +92,7 @@ class PeopleFolder:
     keep = np.array([belongs_to_split(person_of(name), split, held_out) for name in names], bool)
     self._choose(names[keep].tolist(), points[keep], split)
     self._examples, self._size, self._seed = examples, image_size, seed
-    self._compress = compress
+    self._compress, self._shape_transfer = compress, (low, high)
     self._order = np.random.default_rng([seed, len(self.names)]).permutation(len(self.names))
     self.labels = np.ones(examples, np.int32)
     if check:
@@ -113,7 +122,7 @@ class PeopleFolder:
     rng = np.random.default_rng([self._seed, index])
     target = int(self._order[index % len(self._order)])
     candidates = self._partners(target, rng)
-    style = draw_style(rng)
+    style = draw_style(rng, self._shape_transfer)
     compressed = rng.random() < _COMPRESSION_RATE and self._compress
     quality = int(rng.integers(*_JPEG_QUALITY, endpoint=True))
     below = self._framed(target)

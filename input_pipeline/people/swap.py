@@ -9,6 +9,8 @@ from input_pipeline.people.blending import border_steps, feather, match_colour, 
 from input_pipeline.people.mesh import FaceMesh, aligned
 
 ATTACKS = ('lab', 'lab_soft', 'poisson', 'alpha')
+# How far faces move to the source's shape: `SwapStyle.reshape`, least and most.
+SHAPE_TRANSFER = (0.2, 0.8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +37,22 @@ class SwapStyle:
   smooth: bool
 
 
-def draw_style(rng: np.random.Generator) -> SwapStyle:
-  """The style of one swap from a generator."""
+def draw_style(
+  rng: np.random.Generator, shape_transfer: tuple[float, float] = SHAPE_TRANSFER
+) -> SwapStyle:
+  """The style of one swap from a generator.
+
+  Args:
+    rng: the generator.
+    shape_transfer: least and most of `SwapStyle.reshape`; (0, 0) keeps the target's shape.
+  """
   attack = str(rng.choice(ATTACKS))
   strength = {'lab': (0.8, 1), 'lab_soft': (0.4, 0.7), 'poisson': (0.7, 1), 'alpha': (0, 0)}
   softness = rng.uniform(1.2, 2.2) if rng.random() < 0.3 else 1
   return SwapStyle(
     attack=attack,
     strength=rng.uniform(*strength[attack]),
-    reshape=rng.uniform(0.2, 0.8),
+    reshape=rng.uniform(*shape_transfer),
     inset=rng.uniform(0, 0.03),
     feather=rng.uniform(0.06, 0.16),
     softness=softness,
