@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
 import tempfile
@@ -41,13 +42,16 @@ _NO_TEMPLATE = str.maketrans({sign: f'&#{ord(sign)};' for sign in '${}'})
 _WELCOME = """# Recover faces from face swaps
 
 Drop photographs or videos below. They are examined on this machine and sent nowhere.
-**Every recovered face is an estimate of a model, never proof of identity.**"""
+**Every recovered face is an estimate of a model, never proof of identity.**
+Unusual characters of file names are lost on the way; the report tells files apart by SHA-256."""
 _CAPTION = (
   'Left of the line as dropped, right of it restored with the recovered target: an estimate.'
 )
 _NO_PAIR = (
   'In no photograph a swap was found, so there is nothing to compare; the report says more.'
 )
+
+_ARCHIVE = 'everything'
 
 # (paths, folder to write) -> what results.json holds
 Examine = Callable[[Sequence[str], pathlib.Path], Mapping[str, Any]]
@@ -156,9 +160,12 @@ def _as_dropped(results: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _write(results: Mapping[str, Any], out: pathlib.Path) -> list[str]:
-  """Writes the report and `results.json`; returns their paths."""
+  """Writes the report and `results.json`; returns their paths, and that of an archive of all."""
   write_json(out / RESULTS, results)
-  return [str(write_report(results, out)), str(out / RESULTS)]
+  report = write_report(results, out)
+  # The report names pictures and videos, which are deleted when the demo ends.
+  everything = shutil.make_archive(str(out.with_name(f'{out.name}-{_ARCHIVE}')), 'zip', out)
+  return [str(report), str(out / RESULTS), everything]
 
 
 def _frame(report: str) -> str:
@@ -260,6 +267,9 @@ def main() -> None:
     run(arguments)
   except (InputError, OSError) as error:
     sys.exit(f'Error: {error}')
+  except KeyboardInterrupt:
+    print('Stopped.', file=sys.stderr)
+    sys.exit(130)
 
 
 if __name__ == '__main__':

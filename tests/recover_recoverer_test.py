@@ -125,11 +125,17 @@ def test_settings_out_of_range(tmp_path):
   for setting, says in (
     ({'batch_size': 0}, 'batch_size is 0'),
     ({'draws': 0}, 'draws is 0'),
+    ({'draws': 2.5}, 'draws is 2.5'),
+    ({'batch_size': True}, 'batch_size is True'),
+    ({'threshold': '0.5'}, 'threshold is 0.5'),
     ({'threshold': 1.5}, 'threshold is 1.5'),
     ({'false_alarms': -0.1}, 'false_alarms is -0.1'),
   ):
     with pytest.raises(InputError, match=says):
       recoverer.Recoverer(loaded, **setting)
+  for seed in (1.5, 'a', None):
+    with pytest.raises(InputError, match='a whole number'):
+      recoverer.check_seed(seed)
   with pytest.raises(InputError, match='seed is -1'):
     make_recoverer().recover(faces()[:1], seed=-1)
 

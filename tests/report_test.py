@@ -5,12 +5,15 @@ import copy
 import datetime
 import html.parser
 import io
+import os
 import re
+import zipfile
 
 import numpy as np
 from PIL import Image
 import pytest
 
+from dfrec_jax import demo
 from dfrec_jax.recover import wording
 from dfrec_jax.recover.drawing import LARGEST_THUMBNAIL
 from dfrec_jax.recover.report import write_report
@@ -386,3 +389,10 @@ def test_in_a_browser(results, out, width):
     assert np.argmax(browsing.shown_colour(stage, 0.8)) == 2
     assert window.complaints == []
     assert window.requests == [path.as_uri()]
+
+
+def test_the_demo_gives_all_that_the_report_names(results, out):
+  *pages, archive = demo._write(results, out)
+  with zipfile.ZipFile(archive) as kept:
+    names = set(kept.namelist())
+  assert {*paths_of(results), *(os.path.basename(page) for page in pages)} <= names

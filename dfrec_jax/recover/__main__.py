@@ -85,6 +85,9 @@ def main() -> None:
     sys.exit(recover(arguments))
   except (InputError, OSError) as error:
     sys.exit(f'Error: {error}')
+  except KeyboardInterrupt:
+    print('Stopped.', file=sys.stderr)
+    sys.exit(130)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ import functools
 import threading
 from typing import Any
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,10 +100,10 @@ class Recoverer:
     threshold: float | None = None,
     false_alarms: float = 0.05,
   ):
-    _check('batch_size', batch_size, batch_size >= 1, 'at least 1')
-    _check('draws', draws, draws >= 1, 'at least 1')
-    _check('false_alarms', false_alarms, 0 <= false_alarms <= 1, '0 to 1')
-    _check('threshold', threshold, threshold is None or 0 <= threshold <= 1, '0 to 1')
+    for name, number in (('batch_size', batch_size), ('draws', draws)):
+      _check(name, number, _whole(number) and number >= 1, 'a whole number, at least 1')
+    _check('false_alarms', false_alarms, _within(false_alarms, 0, 1), '0 to 1')
+    _check('threshold', threshold, threshold is None or _within(threshold, 0, 1), '0 to 1')
     self._model, self._variables = loaded.model, loaded.variables
     self.image_size = loaded.model.image_size
     self.margin = float(loaded.config.get('data', {}).get('margin', _DEFAULT_MARGIN))
@@ -276,8 +277,27 @@ def _predict(model, draws, variables, images, seed):
 
 
 def check_seed(seed: int) -> None:
-  """Raises an InputError for a seed out of range."""
-  _check('seed', seed, 0 <= seed <= _LARGEST_SEED, f'0 to {_LARGEST_SEED}')
+  """Raises an InputError for a seed that is no whole number or out of range."""
+  valid = _whole(seed) and 0 <= seed <= _LARGEST_SEED
+  _check('seed', seed, valid, f'a whole number, 0 to {_LARGEST_SEED}')
+
+
+def _whole(value: Any) -> bool:
+  return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+  return isinstance(value, (int, float, np.number)) and low <= value <= high
+
+
+def _load_quietly(checkpoint: str) -> LoadedModel:
+  """Without Orbax's warnings that a checkpoint is only read, which is meant."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(min(before, logging.ERROR))
+  try:
+    return load_model(checkpoint)
+  finally:
+    logging.set_verbosity(before)
 
 
 def _check(name: str, value: Any, valid: bool, allowed: str) -> None:
@@ -312,7 +332,7 @@ def load(
       'as the checkpoint.'
     )
   return Recoverer(
-    load_model(checkpoint),
+    _load_quietly(checkpoint),
     batch_size=batch_size,
     draws=draws,
     threshold=threshold,

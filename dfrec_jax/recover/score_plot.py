@@ -110,18 +110,10 @@ class _Plot:
     ends = lambda score: (self._place(0, score), self._place(self._duration, score))
     self._dashes(*ends(threshold), _THRESHOLD, 8)
     self._dashes(*ends(verdict), _SCORE, 3)
-    right = _WIDTH - _RIGHT - 4
-    # Above the upper one and below the lower one, unless there is no room.
-    heights = {'threshold': ends(threshold)[0][1], 'median': ends(verdict)[0][1]}
-    upper = min(heights, key=heights.get)
-    for name, value, colour in (
-      ('threshold', threshold, _THRESHOLD),
-      ('median', verdict, _SCORE),
-    ):
-      above = name == upper
-      y = heights[name] + (-3 if above else 3)
-      text = f'{name} {value:.3f}'
-      self._text((right, y), text, fill=colour, anchor='rb' if above else 'rt')
+    # Beside the title: near their lines the curve would cross them.
+    right = _WIDTH - _RIGHT
+    self._text((right, 14), f'- - threshold {threshold:.3f}', fill=_THRESHOLD, anchor='ra')
+    self._text((right - 150, 14), f'- - median {verdict:.3f}', fill=_SCORE, anchor='ra')
 
   def _curve(self, curve: Curve, colour, width: float, radius: float):
     places = [self._place(t, s) for t, s in zip(curve.times, curve.scores, strict=True)]

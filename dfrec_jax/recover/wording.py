@@ -15,6 +15,8 @@ _UNPRINTABLE = re.compile(
 _NO_BREAK = '\u00a0'
 
 SCORES_AS_SWAPPED, NO_SWAP_FOUND = 'scores as swapped', 'no swap found'
+# What the cascade does not find, whatever its size.
+UNSEEN = 'faces turned far aside, tilted by more than about 25 degrees or upside down'
 LABELS = {
   'seed': 'Seed',
   'draws': 'Random draws a face',

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
-from dfrec_jax.recover import drawing, inputs
+from dfrec_jax.recover import drawing, inputs, wording
 from dfrec_jax.recover.candidates import ROLES, Gallery, nearest_people
 from dfrec_jax.recover.crops import put_back
 from dfrec_jax.recover.finding import make_finder
@@ -160,8 +160,8 @@ class Writer:
     if not faces:
       size = f' below {round(job.smallest_face)} pixels' if job.smallest_face else ''
       warnings.append(
-        f'No face was found in {job.item.path}; faces turned far aside and small ones{size} are '
-        'not found.'
+        f'No face was found in {job.item.path}; {wording.UNSEEN}, and small ones{size}, are not '
+        'found.'
       )
     return {
       'input': job.item.path,
