@@ -47,7 +47,11 @@ def main(argv: list[str]) -> None:
   try:
     distributed.start_from_flags()
     # Imported here, since they take seconds and a wrong flag should not.
-    from dfrec_jax import evaluate, train
+    if 'identity' in config:  # an identity encoder, not a DFREC
+      from dfrec_jax.identity import evaluate
+      from dfrec_jax.identity import training as train
+    else:
+      from dfrec_jax import evaluate, train
 
     logging.info('%d process(es), %s', jax.process_count(), jax.devices())
     if _MODE.value == 'train':

@@ -52,7 +52,7 @@ def train(
     given = starting_point.read(config, model, abstract, mesh) if fresh else None
     iterator = _training_batches(config, sources['train'], mesh)
     # In this order: the last checkpoint is written before a second SIGTERM could end the process.
-    stop = open_until_the_end.enter_context(_Termination())
+    stop = open_until_the_end.enter_context(Termination())
     open_until_the_end.enter_context(contextlib.closing(checkpointer))
     open_until_the_end.enter_context(contextlib.closing(iterator))
     if not fresh:
@@ -164,7 +164,7 @@ class _Run:
     return result.metrics['recovered']['all']
 
 
-class _Termination:
+class Termination:
   """Notes SIGTERM while it is entered; a second one ends the process as usual.
 
   With several processes JAX itself notes it, and all of them learn of it at the same step: one that
@@ -177,7 +177,7 @@ class _Termination:
       jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
     )
 
-  def __enter__(self) -> '_Termination':
+  def __enter__(self) -> 'Termination':
     if self._handles:
       self._before = signal.signal(signal.SIGTERM, self._note)
     return self

@@ -86,6 +86,25 @@ def align_to_template(
   return warped.transpose(1, 0, 2).reshape(batch, size, size, channels)
 
 
+def matching_side(size: int) -> int:
+  """Side of the crop whose pixels are as large as those of its alignment to `size` pixels."""
+  scale = similarity_transform(MEAN_POINTS, TEMPLATE_112 * (size / 112))[:, 0]
+  return round(float(np.linalg.norm(scale)))
+
+
+def align_filtered(images: jax.Array, *, size: int) -> jax.Array:
+  """`align_to_template` of images that are first shrunk, with averages, to pixels of its size.
+
+  The result then hardly depends on the images' size, however small `size` is. Arguments and result
+  as there.
+  """
+  side = min(matching_side(size), *images.shape[1:3])
+  shape = (len(images), side, side, images.shape[3])
+  if shape != images.shape:
+    images = jax.image.resize(images.astype(jnp.float32), shape, 'linear', antialias=True)
+  return align_to_template(images, size=size)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _warp(geometry, pixels):
   return _weighted_rows(*_sampling_tables(*geometry)[0], pixels)

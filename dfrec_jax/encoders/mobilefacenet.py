@@ -1,7 +1,7 @@
-"""MobileFaceNet (Chen et al. 2018, arXiv 1804.07573), frozen: an identity embedding of a face.
+"""MobileFaceNet (Chen et al. 2018, arXiv 1804.07573): an identity embedding of a face.
 
-Batch norms act with their running statistics, so each is folded into the
-convolution before it when the weights are loaded.
+Frozen, its batch norms act with their running statistics, so each is folded into the convolution
+before it when the weights are loaded. In training (`norms`) each follows its convolution.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ EMBEDDING = 128
 STEM = 64
 LAST = 512
 POOL = 7  # side of the last map, and of the depthwise kernel that pools it
+STRIDE = 16  # pixels of the input for one of the last map
 BATCH_NORM_EPSILON = 1e-5
 
 # Inverted residuals: expansion, channels, repeats, stride of the first.
@@ -30,18 +31,24 @@ class Features(NamedTuple):
 
   Attributes:
     embedding: (B, 128) float32, not normalised.
-    taps: the last map of each resolution, (B, 56, 56, 64), (B, 28, 28, 64), (B, 14, 14, 128) and
-      (B, 7, 7, 512).
+    taps: the last map of each resolution, of the published network (B, 56, 56, 64),
+      (B, 28, 28, 64), (B, 14, 14, 128) and (B, 7, 7, 512).
   """
 
   embedding: jax.Array
   taps: tuple[jax.Array, ...]
 
 
-def _blocks():
+def scaled(channels: int, width: float) -> int:
+  """Channels of a network `width` times as wide as the published one."""
+  return max(round(channels * width), 1)
+
+
+def _blocks(width: float = 1.0):
   """(expanded channels, channels, stride, joins its input) of each inverted residual."""
-  blocks, inputs = [], STEM
+  blocks, inputs = [], scaled(STEM, width)
   for expansion, channels, repeats, first_stride in STAGES:
+    channels = scaled(channels, width)
     for i in range(repeats):
       stride = first_stride if i == 0 else 1
       blocks.append((inputs * expansion, channels, stride, stride == 1 and inputs == channels))
@@ -50,6 +57,7 @@ def _blocks():
 
 
 BLOCKS = _blocks()
+RESIDUALS = tuple(i for i, (*_, residual) in enumerate(BLOCKS) if residual)
 
 
 @jax.custom_vjp
@@ -65,16 +73,40 @@ relu6.defvjp(
 )
 
 
-class BiasedDepthwise(nn.Module):
-  """3x3 depthwise convolution with bias; runs fast on a CPU (`layers.DepthwiseConv`)."""
+class Depthwise(nn.Module):
+  """3x3 depthwise convolution, with bias or batch norm; fast on a CPU (`layers.DepthwiseConv`)."""
 
   strides: int = 1
+  norms: bool = False
   dtype: layers.Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     x = layers.DepthwiseConv(3, strides=self.strides, dtype=self.dtype, name='conv')(x)
+    if self.norms:
+      return layers.BatchNorm(dtype=self.dtype, name='norm')(x, train=train)
     bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+    return x + bias.astype(self.dtype)
+
+
+class Pointwise(nn.Module):
+  """1x1 convolution, with bias or batch norm.
+
+  Written as a product: on a CPU that is twice as fast as XLA's convolution.
+  """
+
+  features: int
+  norms: bool = False
+  dtype: layers.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    shape = (x.shape[-1], self.features)
+    kernel = self.param('kernel', layers.dense_init, shape, jnp.float32)
+    x = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    if self.norms:
+      return layers.BatchNorm(dtype=self.dtype, name='norm')(x, train=train)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
     return x + bias.astype(self.dtype)
 
 
@@ -85,14 +117,15 @@ class InvertedResidual(nn.Module):
   channels: int
   strides: int
   residual: bool
+  norms: bool = False
   dtype: layers.Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    # 1x1 convolutions are written as products: on a CPU twice as fast as XLA's convolution.
-    y = relu6(nn.Dense(self.expanded, dtype=self.dtype, name='expand')(x))
-    y = relu6(BiasedDepthwise(self.strides, dtype=self.dtype, name='depthwise')(y))
-    y = nn.Dense(self.channels, dtype=self.dtype, name='project')(y)
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    options = {'norms': self.norms, 'dtype': self.dtype}
+    y = relu6(Pointwise(self.expanded, name='expand', **options)(x, train))
+    y = relu6(Depthwise(self.strides, name='depthwise', **options)(y, train))
+    y = Pointwise(self.channels, name='project', **options)(y, train)
     return x + y if self.residual else y
 
 
@@ -100,55 +133,84 @@ class MobileFaceNet(nn.Module):
   """Embeds aligned faces.
 
   Attributes:
+    width: channels relative to the published network's.
+    pool: side of the last map; the input's is 16 times that.
+    norms: whether batch norms are there, for training, or folded into the convolutions.
     dtype: of the computation; pooling and embedding are float32 whatever it is.
   """
 
+  width: float = 1.0
+  pool: int = POOL
+  norms: bool = False
   dtype: layers.Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, aligned: jax.Array) -> Features:
+  def __call__(self, aligned: jax.Array, *, train: bool = False) -> Features:
     """`aligned`: (B, 112, 112, 3) RGB in [0, 1], aligned to `alignment.TEMPLATE_112`."""
+    options = {'norms': self.norms, 'dtype': self.dtype}
+    stem, last = scaled(STEM, self.width), scaled(LAST, self.width)
     x = (aligned - jnp.array(layers.IMAGENET_MEAN)) / jnp.array(layers.IMAGENET_STD)
-    x = layers.conv(STEM, 3, strides=2, use_bias=True, dtype=self.dtype, name='conv1')(x)
-    x = BiasedDepthwise(dtype=self.dtype, name='dw_conv_depthwise')(relu6(x))
-    x = nn.Dense(STEM, dtype=self.dtype, name='dw_conv_pointwise')(nn.relu(x))
+    conv = {'strides': 2, 'use_bias': not self.norms, 'dtype': self.dtype, 'name': 'conv1'}
+    x = layers.conv(stem, 3, **conv)(x)
+    if self.norms:
+      x = layers.BatchNorm(dtype=self.dtype, name='conv1_norm')(x, train=train)
+    x = Depthwise(name='dw_conv_depthwise', **options)(relu6(x), train)
+    x = Pointwise(stem, name='dw_conv_pointwise', **options)(nn.relu(x), train)
     x = nn.relu(x)
     taps = []
-    for i, (expanded, channels, strides, residual) in enumerate(BLOCKS):
+    for i, (expanded, channels, strides, residual) in enumerate(_blocks(self.width)):
       if strides > 1:
         taps.append(x)
-      block = InvertedResidual(
-        expanded, channels, strides, residual, dtype=self.dtype, name=f'features_{i}'
-      )
-      x = block(x)
-    x = relu6(nn.Dense(LAST, dtype=self.dtype, name='conv2')(x))  # (B, 7, 7, 512)
+      name = f'features_{i}'
+      x = InvertedResidual(expanded, channels, strides, residual, name=name, **options)(x, train)
+    x = relu6(Pointwise(last, name='conv2', **options)(x, train))  # (B, 7, 7, 512)
     taps.append(x)
-    pool = self.param('gdconv', layers.conv_init, (POOL, POOL, 1, LAST), jnp.float32)
+    pool = self.param('gdconv', layers.conv_init, (self.pool, self.pool, 1, last), jnp.float32)
     pooled = (x.astype(jnp.float32) * pool[:, :, 0]).sum((1, 2))
-    return Features(nn.Dense(EMBEDDING, name='conv3')(pooled), tuple(taps))
+    if self.norms:
+      pooled = layers.BatchNorm(name='gdconv_norm')(pooled, train=train)
+    embedding = nn.Dense(EMBEDDING, name='conv3')(pooled)
+    if self.norms:
+      embedding = layers.BatchNorm(name='conv3_norm')(embedding, train=train)
+    return Features(embedding, tuple(taps))
 
 
-def _convolutions():
+def _convolutions(width: float = 1.0, pool: int = POOL):
   """(path in the parameters, convolution, batch norm, shape (O, I, kh, kw)), all but `conv3`."""
-  yield ('conv1',), 'conv1.0', 'conv1.1', (STEM, 3, 3, 3)
-  yield ('dw_conv_depthwise',), 'dw_conv.depthwise', 'dw_conv.bn1', (STEM, 1, 3, 3)
-  yield ('dw_conv_pointwise',), 'dw_conv.pointwise', 'dw_conv.bn2', (STEM, STEM, 1, 1)
-  inputs = STEM
-  for i, (expanded, channels, _, _) in enumerate(BLOCKS):
+  stem, last = scaled(STEM, width), scaled(LAST, width)
+  yield ('conv1',), 'conv1.0', 'conv1.1', (stem, 3, 3, 3)
+  yield ('dw_conv_depthwise',), 'dw_conv.depthwise', 'dw_conv.bn1', (stem, 1, 3, 3)
+  yield ('dw_conv_pointwise',), 'dw_conv.pointwise', 'dw_conv.bn2', (stem, stem, 1, 1)
+  inputs = stem
+  for i, (expanded, channels, _, _) in enumerate(_blocks(width)):
     block, prefix = f'features_{i}', f'features.{i}.conv'
     yield (block, 'expand'), f'{prefix}.0.0', f'{prefix}.0.1', (expanded, inputs, 1, 1)
     yield (block, 'depthwise'), f'{prefix}.1.0', f'{prefix}.1.1', (expanded, 1, 3, 3)
     yield (block, 'project'), f'{prefix}.2', f'{prefix}.3', (channels, expanded, 1, 1)
     inputs = channels
-  yield ('conv2',), 'conv2.0', 'conv2.1', (LAST, inputs, 1, 1)
-  yield ('gdconv',), 'gdconv.depthwise', 'gdconv.bn', (LAST, 1, POOL, POOL)
+  yield ('conv2',), 'conv2.0', 'conv2.1', (last, inputs, 1, 1)
+  yield ('gdconv',), 'gdconv.depthwise', 'gdconv.bn', (last, 1, pool, pool)
 
 
-def tensor_shapes() -> dict[str, tuple[int, ...]]:
+def sizes(arrays: Mapping[str, np.ndarray]) -> tuple[float, int]:
+  """(width, pool) of the network that has these tensors; the published one's if they do not tell.
+
+  Args:
+    arrays: tensors of the PyTorch network by name.
+  """
+  stem, pool = arrays.get('conv1.0.weight'), arrays.get('gdconv.depthwise.weight')
+  width = 1.0 if stem is None or stem.ndim != 4 else stem.shape[0] / STEM
+  return width, POOL if pool is None or pool.ndim != 4 else pool.shape[-1]
+
+
+def tensor_shapes(width: float = 1.0, pool: int = POOL) -> dict[str, tuple[int, ...]]:
   """Name and shape of each tensor of the PyTorch network, `num_batches_tracked` excepted."""
-  shapes = {'conv3.weight': (EMBEDDING, LAST, 1, 1), 'conv3.bias': (EMBEDDING,)}
+  shapes = {
+    'conv3.weight': (EMBEDDING, scaled(LAST, width), 1, 1),
+    'conv3.bias': (EMBEDDING,),
+  }
   norms = [('bn', EMBEDDING)]
-  for _, conv, norm, shape in _convolutions():
+  for _, conv, norm, shape in _convolutions(width, pool):
     shapes[f'{conv}.weight'] = shape
     norms.append((norm, shape[0]))
   for norm, channels in norms:
@@ -158,7 +220,7 @@ def tensor_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def from_torch_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Parameters of `MobileFaceNet` from the tensors of the PyTorch network, batch norms folded.
+  """Parameters of `MobileFaceNet(*sizes(arrays))` from PyTorch's tensors, batch norms folded.
 
   Args:
     arrays: tensors by name, as github.com/foamliu/MobileFaceNet names them (convolutions O, I, kh,
@@ -171,10 +233,11 @@ def from_torch_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     ValueError: names every missing, unexpected and misshapen tensor.
   """
   arrays = {k: v for k, v in arrays.items() if not k.endswith('.num_batches_tracked')}
-  weights.check_tensors('MobileFaceNet', arrays, tensor_shapes())
+  width, pool = sizes(arrays)
+  weights.check_tensors('MobileFaceNet', arrays, tensor_shapes(width, pool))
   arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
   params: dict[str, Any] = {}
-  for path, conv, norm, shape in _convolutions():
+  for path, conv, norm, shape in _convolutions(width, pool):
     scale, shift = weights.scale_and_shift(arrays, norm, BATCH_NORM_EPSILON)
     weight = arrays[f'{conv}.weight'] * scale[:, None, None, None]
     *blocks, layer = path
@@ -196,3 +259,44 @@ def from_torch_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
   bias = (weight @ pooled_shift + arrays['conv3.bias']) * scale + shift
   params['conv3'] = {'kernel': (weight * scale[:, None]).T, 'bias': bias}
   return jax.tree.map(lambda array: np.ascontiguousarray(array, np.float32), params)
+
+
+def to_torch_arrays(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The tensors, in PyTorch naming, of a network with batch norms: what `from_torch_arrays` reads.
+
+  Args:
+    variables: `params` and `batch_stats` of `MobileFaceNet(norms=True)`, of any width.
+
+  Returns:
+    float32 arrays by name, batch norms not folded.
+  """
+  params, stats = (jax.tree.map(np.asarray, variables[name]) for name in ('params', 'batch_stats'))
+  width, pool = params['conv1']['kernel'].shape[-1] / STEM, params['gdconv'].shape[0]
+  arrays = {
+    'conv3.weight': params['conv3']['kernel'].T[:, :, None, None],
+    'conv3.bias': params['conv3']['bias'],
+    **_norm_arrays('bn', params['conv3_norm'], stats['conv3_norm']),
+  }
+  for path, conv, norm, shape in _convolutions(width, pool):
+    layer, of_norm = params, (*path, 'norm')
+    for name in path:
+      layer = layer[name]
+    if path[0] in ('conv1', 'gdconv'):  # their batch norms lie beside them
+      of_norm = (f'{path[0]}_norm',)
+    kernel = layer if path[0] == 'gdconv' else layer.get('conv', layer)['kernel']
+    kernel = kernel.T[:, :, None, None] if kernel.ndim == 2 else kernel.transpose(3, 2, 0, 1)
+    arrays[f'{conv}.weight'] = kernel.reshape(shape)
+    scale_and_bias, running = params, stats
+    for name in of_norm:
+      scale_and_bias, running = scale_and_bias[name], running[name]
+    arrays |= _norm_arrays(norm, scale_and_bias, running)
+  return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+
+
+def _norm_arrays(norm, params, running):
+  return {
+    f'{norm}.weight': params['scale'],
+    f'{norm}.bias': params['bias'],
+    f'{norm}.running_mean': running['mean'],
+    f'{norm}.running_var': running['var'],
+  }

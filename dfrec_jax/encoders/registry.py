@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -58,9 +59,13 @@ def _face_encoder(name, net, params, prepare):
 
 
 def _mobilefacenet(arrays, dtype):
-  net = mobilefacenet.MobileFaceNet(dtype=dtype)
   params = mobilefacenet.from_torch_arrays(arrays)
-  return _face_encoder('mobilefacenet', net, params, alignment.align_to_template)
+  width, pool = mobilefacenet.sizes(arrays)
+  net = mobilefacenet.MobileFaceNet(width, pool, dtype=dtype)
+  prepare = alignment.align_to_template
+  if pool != mobilefacenet.POOL:  # trained by `dfrec_jax.identity`, which shrinks with averages
+    prepare = functools.partial(alignment.align_filtered, size=pool * mobilefacenet.STRIDE)
+  return _face_encoder('mobilefacenet', net, params, prepare)
 
 
 def _inception_resnet_v1(arrays, dtype):
@@ -115,7 +120,7 @@ def load_encoder(
       any depth), which give embedding and maps of the aligned face, or 'vgg19' (torchvision's),
       which gives maps of the image.
     weights: `.npz`, `.safetensors`, `.pth` or `.pt` of the network's tensors in PyTorch naming and
-      layout, see `weights.read_arrays`.
+      layout, see `weights.read_arrays`; or, for 'mobilefacenet', a name of `weights.SHIPPED`.
     dtype: of the computation; embeddings are float32 whatever it is.
 
   Raises:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import os
+import pathlib
 
 import numpy as np
 
@@ -10,19 +11,33 @@ from dfrec_jax.errors import InputError
 
 Shape = tuple[int, ...]
 
+# MobileFaceNets that come with the package (docs/identity.md): name -> file.
+_FOLDER = pathlib.Path(__file__).parent / 'shipped'
+SHIPPED = {
+  'shipped_lfw': _FOLDER / 'lfw.safetensors',
+  'shipped_synthetic': _FOLDER / 'synthetic.safetensors',
+}
+
+
+def weights_file(weights: str | os.PathLike) -> str:
+  """The path of a weights file: itself, or of a name of `SHIPPED` where it lies."""
+  weights = os.fspath(weights)
+  return os.fspath(SHIPPED.get(weights, weights))
+
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """All arrays of a weights file; nothing is unpickled but tensors.
 
   Args:
     path: an `.npz`, or what PyTorch's users keep: `.safetensors`, `.pth`, `.pt` or `.bin`, of which
-      wrappers such as `{'state_dict': ...}` and the prefix `module.` are taken off.
+      wrappers such as `{'state_dict': ...}` and the prefix `module.` are taken off; or a name of
+      `SHIPPED`.
 
   Raises:
     InputError: there is no such file, it is of another kind or damaged, it holds objects that are
       no tensors, an array is not finite, or PyTorch is needed and missing.
   """
-  path = os.fspath(path)
+  path = weights_file(path)
   if not os.path.isfile(path):
     raise InputError(f'There is no weights file {path}; correct its path in the configuration.')
   if path.endswith(torch_files.SUFFIXES):

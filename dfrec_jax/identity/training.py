@@ -1,0 +1,202 @@
+"""Trains an identity encoder: the loop alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import dataclasses
+import functools
+import json
+from typing import Any
+
+from absl import logging
+import grain
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dfrec_jax import checkpointing, programs, sharding
+from dfrec_jax.encoders import alignment, mobilefacenet, registry
+from dfrec_jax.errors import InputError
+from dfrec_jax.identity import people as people_folders
+from dfrec_jax.identity import recognition, verification
+from dfrec_jax.identity.export import FILE, write_encoder
+from dfrec_jax.identity.people import People, make_people
+from dfrec_jax.identity.step import make_train_step
+from dfrec_jax.identity.views import Variation, draw_view
+from dfrec_jax.metric_logging import MetricLogger
+from dfrec_jax.optimizer import make_optimizer
+from dfrec_jax.train import Termination
+from dfrec_jax.train_state import TrainState, plan_state
+from input_pipeline.loader import TrainIterator, stream_batches
+
+
+def train(
+  config: ml_collections.ConfigDict, workdir: str, devices: Sequence[jax.Device] | None = None
+) -> None:
+  """Trains to `config.steps`, resuming whatever is in `workdir`, on all devices unless given.
+
+  `workdir/encoder.safetensors` is the encoder as it was evaluated last. SIGTERM saves and returns.
+
+  Raises:
+    InputError: the configuration, its people or the workdir do not fit; before any training.
+    NonFiniteError: a loss is not finite.
+  """
+  mesh = sharding.make_mesh(config.mesh, devices)
+  sharding.check_batch_size(config.batch_size, mesh)
+  options = programs.compiler_options(config.compiler_options)
+  side = alignment.matching_side(_size(config))
+  learned = make_people(config.data, 'train', side=side)
+  held_out = make_people(config.data, 'eval', side=config.data.eval_side)
+  people_folders.check_disjoint(learned.people, held_out.people)
+  verification.check_people(held_out.person)
+  model = recognition.build(config.model, len(learned.people))
+  tx, learning_rate = make_optimizer(config.optimizer, config.steps)
+  checkpointer = checkpointing.Checkpointer(workdir, config)
+  with contextlib.ExitStack() as open_until_the_end:
+    open_until_the_end.enter_context(jax.set_mesh(mesh))
+    initialise, abstract = plan_state(
+      functools.partial(recognition.init_variables, model), tx, mesh
+    )
+    iterator = view_batches(config, learned, sharding.batch_sharding(mesh))
+    stop = open_until_the_end.enter_context(Termination())
+    open_until_the_end.enter_context(contextlib.closing(checkpointer))
+    open_until_the_end.enter_context(contextlib.closing(iterator))
+    if checkpointer.latest_step is not None:
+      state = checkpointer.restore(abstract, iterator)
+      logging.info('Resuming %s at step %d.', workdir, int(state.step))
+      if state.step >= config.steps:
+        return
+    else:
+      state = initialise(jax.random.key(config.seed))
+    step = jax.jit(
+      make_train_step(model, tx, config),
+      out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
+      donate_argnums=0,
+      compiler_options=options,
+    )
+    run = _Run(config, workdir, checkpointer, _Evaluator(held_out, mesh), learning_rate)
+    run.loop(state, iterator, step, stop)
+
+
+def view_batches(
+  config: ml_collections.ConfigDict, people: People, placed: jax.sharding.Sharding | None
+) -> TrainIterator:
+  """Endless batches of two views of each person: `views` (B, 2, S, S, 3) uint8, `person` (B,).
+
+  Each pass takes every photograph once. Batch n is a function of the people, the configuration and
+  n alone.
+
+  Raises:
+    InputError: a batch holds more people than there are photographs, or an augmentation is wrong.
+  """
+  if config.batch_size > len(people):
+    raise InputError(
+      f'batch_size is {config.batch_size} and there are {len(people)} photographs; give a '
+      'batch_size no larger than that, or more photographs.'
+    )
+  draw = _DrawViews(people, _size(config), Variation.create(config.data.augmentation))
+  count = jax.process_count()
+  batches = grain.MapDataset.range(len(people)).seed(config.seed).shuffle().repeat()
+  batches = batches.random_map(draw).batch(config.batch_size // count, drop_remainder=True)
+  return stream_batches(
+    batches[jax.process_index() :: count],
+    batch_size=config.batch_size,
+    workers=config.data.workers,
+    sharding=placed,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _DrawViews(grain.transforms.RandomMap):
+  """The number of a photograph -> two views of its person."""
+
+  people: People
+  size: int
+  variation: Variation
+
+  def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    *pictures, person = self.people.pair(int(element), rng)
+    views = [draw_view(picture, self.size, self.variation, rng) for picture in pictures]
+    return {'views': np.stack(views), 'person': np.int32(person)}
+
+
+def _size(config: ml_collections.ConfigDict) -> int:
+  return config.model.pool * mobilefacenet.STRIDE
+
+
+class _Evaluator:
+  """Verifies, as it will be used, the encoder that a state holds."""
+
+  def __init__(self, people: People, mesh: jax.sharding.Mesh):
+    self._people = people
+    self._gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
+    # Each process verifies for itself, on one device of its own.
+    self._here = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), ('data',))
+    self._embed = None
+
+  def __call__(self, ema: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
+    """The figures, and the network's variables as NumPy arrays."""
+    network = jax.device_get(self._gather(_network(ema)))
+    arrays = mobilefacenet.to_torch_arrays(network)
+    encoder = registry.ENCODERS['mobilefacenet'](arrays, jnp.float32)
+    if self._embed is None:
+      # The function is of the network's sizes alone, so it is compiled once.
+      self._embed = jax.jit(lambda params, x: encoder.embed(params, x.astype(jnp.float32) / 255))
+
+    def embed(pictures):
+      batch = np.zeros((verification.READ_TOGETHER, *pictures[0].shape), np.uint8)
+      batch[: len(pictures)] = pictures
+      return np.asarray(self._embed(encoder.params, batch))[: len(pictures)]
+
+    with jax.set_mesh(self._here):
+      embedded = verification.embed_people(embed, self._people)
+    return verification.verify(*embedded), network
+
+
+def _network(variables: Mapping[str, Any]) -> dict[str, Any]:
+  return {name: variables[name]['network'] for name in ('params', 'batch_stats')}
+
+
+@dataclasses.dataclass
+class _Run:
+  """The loop and what happens at its intervals."""
+
+  config: ml_collections.ConfigDict
+  workdir: str
+  checkpointer: checkpointing.Checkpointer
+  evaluator: _Evaluator
+  learning_rate: Callable[[int], Any]
+
+  def loop(self, state: TrainState, iterator: TrainIterator, step, stop: Termination) -> None:
+    config, done = self.config, int(state.step)
+    logger = MetricLogger(
+      self.workdir, first_step=done, last_step=config.steps, batch_size=config.batch_size
+    )
+    due = lambda every: bool(every) and (done % every == 0 or done == config.steps)
+    stopped = False
+    with contextlib.closing(logger):
+      while done < config.steps and not stopped:
+        state, metrics = step(state, next(iterator))
+        done += 1
+        logger.add(done, metrics)
+        stopped = stop.requested_at(done)
+        saves = due(config.checkpoint_every) or due(config.eval_every) or stopped
+        if due(config.log_every) or saves:
+          logger.flush(learning_rate=float(self.learning_rate(done - 1)))
+        if saves:
+          evaluates = due(config.eval_every) and not stopped
+          result = self._evaluate(state, done, logger) if evaluates else None
+          self.checkpointer.save(state, iterator, result)
+          logger.pause()
+    if stopped:
+      logging.warning('Stopped by SIGTERM at step %d; start it again to resume.', done)
+
+  def _evaluate(self, state: TrainState, done: int, logger: MetricLogger) -> dict[str, float]:
+    result, network = self.evaluator(state.ema)
+    logger.write(done, {f'eval/{name}': value for name, value in result.items()})
+    if jax.process_index() == 0:
+      config = json.loads(self.config.to_json_best_effort())
+      card = {'licence': self.config.licence, 'step': done, 'verification': result}
+      card |= {'config': config}
+      write_encoder(f'{self.workdir}/{FILE}', network, card, dtype=self.config.export_dtype)
+    return result
