@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dfrec_jax.errors import InputError
-from dfrec_jax.recover import drawing, outputs
+from dfrec_jax.recover import drawing, examine, outputs
 from dfrec_jax.recover.budget import Budget
 from dfrec_jax.recover.crops import Crop
 from dfrec_jax.recover.inputs import IMAGE, VIDEO, find_inputs
@@ -63,16 +63,86 @@ def test_links_and_circles(tmp_path):
   assert sorted(_names(found)) == ['a.jpg', 'b.jpg', 'file.jpg', 'gone.jpg']
 
 
-def test_results_are_no_inputs(tmp_path):
-  _touch(tmp_path / 'a.jpg', tmp_path / 'out' / 'a-0' / 'restored.png')
-  out, earlier = tmp_path / 'out', tmp_path / 'earlier'
-  assert _names(find_inputs([str(tmp_path)], out).items) == ['a.jpg']
-  assert _names(find_inputs([str(tmp_path / '**' / '*.*')], out).items) == ['a.jpg']
-  _touch(earlier / 'a-0' / 'restored.png')
-  (earlier / outputs.RESULTS).write_text('{"tool": {"name": "dfrec_jax"}}')
-  assert _names(find_inputs([str(tmp_path)], out).items) == ['a.jpg']
-  (item,) = find_inputs([str(out)], out).items
-  assert 'is where the results go' in item.error
+def _write_results(folder, complete=True):
+  """As an earlier run would leave it."""
+  _touch(folder / 'a-0' / 'face-1' / 'crop.jpg', folder / outputs.REPORT)
+  (folder / 'a-0' / outputs.RESULT).write_text('{"tool": {"name": "dfrec_jax"}}')
+  if complete:
+    (folder / outputs.RESULTS).write_text('{"tool": {"name": "dfrec_jax"}}')
+
+
+def test_results_are_no_inputs_and_what_lies_beside_them_is(tmp_path):
+  out, earlier, killed = (tmp_path / name for name in ('out', 'earlier', 'killed'))
+  _touch(tmp_path / 'a.jpg', out / 'b.jpg', earlier / 'c.jpg', earlier / 'deep' / 'd.jpg')
+  _write_results(out)
+  _write_results(earlier)
+  _write_results(killed, complete=False)
+  found = find_inputs([str(tmp_path)], out)
+  assert _names(found.items) == ['a.jpg', 'c.jpg', 'd.jpg', 'b.jpg']
+  lost = [str(earlier / 'a-0'), str(killed / 'a-0'), str(killed / outputs.REPORT)]
+  assert found.passed_over == lost
+  (killed / outputs.REPORT).unlink()
+  matched = find_inputs([str(tmp_path / '**' / '*.*')], out).items
+  assert sorted(_names(matched)) == ['a.jpg', 'b.jpg', 'c.jpg', 'd.jpg']
+  (item,) = find_inputs([str(earlier / 'a-0' / '**' / '*.jpg')], out).items
+  assert 'nothing but results' in item.error
+  # Who names them wants them. The results of another program are not left out.
+  assert _names(find_inputs([str(earlier / 'a-0')], out).items) == ['crop.jpg']
+  (earlier / 'a-0' / outputs.RESULT).write_text('{"tool": "another"}')
+  assert len(find_inputs([str(earlier)], out).items) == 3
+
+
+def test_results_do_not_go_where_the_inputs_are(tmp_path):
+  evidence = tmp_path / 'evidence'
+  _touch(evidence / 'a.jpg')
+  (tmp_path / 'link').symlink_to(evidence)
+  for given in (evidence, tmp_path / 'link', tmp_path / 'evi*'):
+    with pytest.raises(InputError, match='is where the results go'):
+      examine.examine([str(given)], evidence, None)
+  assert os.listdir(evidence) == ['a.jpg']
+  # A pattern that also matches the results goes on.
+  _write_results(tmp_path / 'out')
+  found = find_inputs([str(tmp_path / '*')], tmp_path / 'out')
+  assert {item.path for item in found.items} >= {str(evidence / 'a.jpg')}
+  assert all(item.error is None for item in found.items)
+  (item,) = find_inputs([str(tmp_path / 'o*')], tmp_path / 'out').items
+  assert 'nothing but results' in item.error
+
+
+def test_the_content_tells_the_kind(tmp_path):
+  ftyp = lambda brand: b'\0\0\0\x18ftyp' + brand + bytes(12)
+  png, avi = b'\x89PNG\r\n\x1a\n' + bytes(8), b'RIFF\1\2\3\4AVI LIST'
+  webm = b'\x1a\x45\xdf\xa3' + bytes(8)
+  bitmap = b'BM\x46\0\0\0\0\0\0\0\x36\0\0\0'
+  contents = {
+    'no suffix': (ftyp(b'isom'), VIDEO),
+    'dashcam': (avi, VIDEO),
+    'picture.mp4': (png, IMAGE),
+    'film.jpg': (ftyp(b'mp42'), VIDEO),
+    'Photo 12.03.2024': (png, IMAGE),
+    'b.dat': (webm, VIDEO),
+    'c.tmp': (ftyp(b'heic'), IMAGE),
+    'd.mov': (ftyp(b'avif'), IMAGE),
+    'e': (b'RIFF\1\2\3\4WEBPVP8 ', IMAGE),
+    'f.old': (bitmap, IMAGE),
+    'g.mpg': (b'', VIDEO),
+    'h.pgm': (b'P5 1 1 255\n0', IMAGE),
+    'song': (ftyp(b'M4A '), None),
+    'song.wav': (b'RIFF\1\2\3\4WAVEfmt ', None),
+    'notes': (b'BMW and Audi, a comparison', None),
+    'raw.nef': (b'MM\0*\0\0\0\x08', None),
+  }
+  for name, (content, _) in contents.items():
+    (tmp_path / 'in').mkdir(exist_ok=True)
+    (tmp_path / 'in' / name).write_bytes(content)
+  found = find_inputs([str(tmp_path / 'in')], tmp_path / 'out')
+  kinds = {os.path.basename(item.path): item.kind for item in found.items}
+  assert kinds == {name: kind for name, (_, kind) in contents.items() if kind}
+  assert [os.path.basename(path) for path in found.passed_over] == sorted(
+    name for name, (_, kind) in contents.items() if not kind
+  )
+  (item,) = find_inputs([str(tmp_path / 'in' / 'picture.mp4')], tmp_path / 'out').items
+  assert item.kind == IMAGE
 
 
 def test_a_file_of_several_spellings_is_one(tmp_path, monkeypatch):

@@ -175,6 +175,70 @@ def test_heic(tmp_path):
   _check(read_photograph(tmp_path / 'a.heic'), (64, 64), 12)
 
 
+@pytest.mark.parametrize('compression', [None, 'tiff_lzw'])
+def test_a_tiff_that_is_turned_in_decoding(tmp_path, compression):
+  stored = _picture().transpose(Image.Transpose.ROTATE_90)
+  stored.save(tmp_path / 'a.tif', tiffinfo={0x0112: 6}, compression=compression)
+  photograph = read_photograph(tmp_path / 'a.tif')
+  _check(photograph)
+  assert photograph.turned
+  _picture().save(tmp_path / 'b.tif', tiffinfo={0x0112: 1})
+  assert not read_photograph(tmp_path / 'b.tif').turned
+
+
+def test_heic_is_turned_by_its_container_only():
+  pytest.importorskip('pillow_heif')
+  photographs._readable()  # It registers the format.
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  stored = _picture((64, 80)).transpose(Image.Transpose.ROTATE_90)
+  for turned in (True, False):
+    # The encoder writes the picture's own orientation into the container, and another as it is.
+    stored.info = {'exif': exif.tobytes()} if turned else {}
+    encoded = io.BytesIO()
+    stored.save(encoded, 'HEIF', quality=95, **({} if turned else {'exif': exif}))
+    photograph = read_photograph('a.heic', encoded.getvalue())
+    assert photograph.turned == turned
+    if turned:
+      _check(photograph, (64, 80), 12)
+    assert any('EXIF of a.heic asks' in text for text in photograph.warnings) == (not turned)
+
+
+@pytest.mark.parametrize('bits', [8, 10])
+def test_deeper_heic_and_avif(tmp_path, bits):
+  heif = pytest.importorskip('pillow_heif')
+  white = 65535 if bits > 8 else 255
+  levels = np.full((64, 64, 3), white // 2, np.uint16 if bits > 8 else np.uint8)
+  image = heif.from_bytes('RGB;16' if bits > 8 else 'RGB', (64, 64), levels.tobytes())
+  image.save(tmp_path / 'a.heic', bit_depth=bits)
+  depth = [cv2.IMWRITE_AVIF_DEPTH, bits]
+  done = cv2.imwrite(str(tmp_path / 'a.avif'), levels // (64 if bits > 8 else 1), depth)
+  for name in ('a.heic', 'a.avif') if done else ('a.heic',):
+    warnings = read_photograph(tmp_path / name).warnings
+    assert [f'{name} has more than 8 bits' in text for text in warnings] == [True] * (bits > 8)
+
+
+@pytest.mark.parametrize('suffix', ['jp2', 'j2k'])
+def test_deeper_jpeg_2000(tmp_path, suffix):
+  levels = np.linspace(0, 65535, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint16)
+  cv2.imwrite(str(tmp_path / 'deep.jp2'), levels)
+  cv2.imwrite(str(tmp_path / 'flat.jp2'), (levels >> 8).astype(np.uint8))
+  for name in ('deep', 'flat'):
+    data = (tmp_path / f'{name}.jp2').read_bytes()
+    start = data.index(b'\xff\x4f\xff\x51') if suffix == 'j2k' else 0
+    warnings = read_photograph('a', data[start:]).warnings
+    assert ['more than 8 bits' in text for text in warnings] == [True] * (name == 'deep')
+
+
+def test_tiffs_that_are_not_read(tmp_path):
+  values = np.random.default_rng(0).random((24, 40, 3)).astype(np.float32)
+  (tmp_path / 'float.tif').write_bytes(cv2.imencode('.tif', values)[1].tobytes())
+  _picture().convert('YCbCr').save(tmp_path / 'ycbcr.tif')
+  for name in ('float.tif', 'ycbcr.tif'):
+    with pytest.raises(InputError, match=f'{name} is damaged, or a TIFF of a kind'):
+      read_photograph(tmp_path / name)
+
+
 def test_heic_without_its_reader_names_the_extra(tmp_path, monkeypatch):
   (tmp_path / 'a.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(40))
   monkeypatch.setattr(photographs, '_readable', lambda: ('JPEG', 'PNG'))

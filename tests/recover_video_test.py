@@ -3,6 +3,7 @@
 import dataclasses
 from fractions import Fraction
 import json
+import shutil
 import weakref
 
 import av
@@ -363,7 +364,8 @@ def test_a_video_without_faces_and_a_track_of_one_frame(tmp_path):
   path = write_video(tmp_path / 'none.mp4', [scene({})] * 4)
   entry = recover(path, tmp_path / 'none')
   assert entry['faces'] == [] and entry['status'] == 'done' and entry['files'] == {}
-  assert entry['warnings'] == [f'No face was found in the 4 frames of {path} that were looked at.']
+  (warning,) = entry['warnings']
+  assert warning.startswith(f'No face was found in the 4 frames of {path} that were looked at; ')
   path = write_video(tmp_path / 'one.mp4', [scene({})] * 4 + [scene({RED: (60, 40)})])
   (face,) = recover(path, tmp_path / 'one')['faces']
   assert face['swapped'] and face['track']['frames'] == [4]
@@ -436,3 +438,16 @@ def test_a_video_that_is_a_crop_already(tmp_path):
   entry = video.recover_video(path, FakeRecoverer(), None, fps=10, seed=0, out=tmp_path / 'out')
   (face,) = entry['faces']
   assert face['crop'] == [0, -16, 128] and len(face['track']['frames']) == 5
+
+
+def test_an_elongated_video_is_no_crop(tmp_path):
+  path = write_video(tmp_path / 'a.mp4', [np.full((48, 128, 3), GREY, np.uint8)] * 3)
+  with pytest.raises(InputError, match=r'a\.mp4 is 128 x 48 pixels, which is no crop of a face'):
+    video.recover_video(path, FakeRecoverer(), None, fps=10, seed=0, out=tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_video_with_the_name_of_a_picture(tmp_path):
+  path = write_video(tmp_path / 'a.mp4', moving(5))
+  for name in ('a.jpg', 'a'):
+    assert recover(shutil.copy(path, tmp_path / name), tmp_path / f'of {name}')['frames'] == 5

@@ -447,6 +447,23 @@ class TestCommand:
     assert result['gallery']['people'] == 6
     assert command.main(['query', str(tmp_path / 'g'), bad]) == 1
 
+  def test_patterns_are_expanded(self, people, tmp_path, capsys):
+    self.index(people, tmp_path / 'g')
+    for number, name in enumerate(('forged1.jpg', 'forged2.jpg', 'forged[12].jpg')):
+      photograph(number, 1, tmp_path / name)
+    (tmp_path / 'forged1.jpg').rename(tmp_path / 'forgeda.jpg')
+    capsys.readouterr()
+
+    def queried(pattern):
+      command.main(['query', str(tmp_path / 'g'), str(tmp_path / pattern), '--json'])
+      inputs = json.loads(capsys.readouterr().out)['inputs']
+      return [(os.path.basename(entry['input']), entry['status']) for entry in inputs]
+
+    assert queried('forged?.jpg') == [('forged2.jpg', 'done'), ('forgeda.jpg', 'done')]
+    assert queried('forged[12].jpg') == [('forged[12].jpg', 'done')]  # It is there.
+    assert queried('pe*/person1') == [('0.jpg', 'done'), ('1.jpg', 'done')]
+    assert queried('*.gif') == [('*.gif', 'failed')]
+
   def test_errors_are_one_sentence(self, people, tmp_path, capsys):
     assert self.index(tmp_path / 'nowhere', tmp_path / 'g') == 1
     assert capsys.readouterr().err.startswith('Error: There is no folder')

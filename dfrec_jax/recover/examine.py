@@ -58,8 +58,8 @@ def examine(
     The content of `results.json`.
 
   Raises:
-    InputError: `out` cannot be written, or what the finder needs is missing. What is wrong with an
-      input is in its entry.
+    InputError: `out` cannot be written or is an input itself, or what the finder needs is missing.
+      What is wrong with an input is in its entry.
     Interrupted: by a signal, if called in the main thread.
   """
   out = pathlib.Path(out)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import pathlib
+import re
 import stat
 from typing import BinaryIO
 
@@ -25,7 +26,14 @@ FORMATS = (
 # Formats in which further pictures are frames or pages, not another view of the first one.
 _SEQUENCES = ('GIF', 'WEBP', 'PNG', 'TIFF', 'AVIF', 'HEIF')
 _HEIF_BRANDS = (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1')
+# A HEIC picture is turned by what follows its header `irot` or `imir`, never by its EXIF.
+_HEIF_TURNED = re.compile(rb'\0\0\0\x09(irot[\x01-\x03]|imir)', re.DOTALL)
 _PNG_DEPTH_BYTE = 24
+# Of AVIF, in the configuration of its decoder: 10 or 12 bits a channel.
+_AVIF_CONFIGURATION, _AVIF_DEEP = re.compile(rb'av1C..(.)', re.DOTALL), 0x40
+# Of JPEG 2000, in the segment SIZ: 36 bytes, the number of channels, 3 bytes for each.
+_JPEG2000_SIZES = re.compile(rb'\xff\x4f\xff\x51.{36}(..)', re.DOTALL)
+_TIFF_BEGINNINGS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _BITS_PER_SAMPLE, _ORIENTATION = 258, 0x0112  # tags of TIFF and EXIF
 # Cameras and scanners keep 10, 12 or 14 bits in 16: white is the least of these that is reached.
 _WHITES = (255, 1023, 4095, 16383, 65535)
@@ -44,7 +52,8 @@ class Photograph:
   Attributes:
     pixels: (H, W, 3) uint8 RGB.
     warnings: sentences about what was lost on the way.
-    turned: whether it was turned or mirrored to be upright, as its EXIF says.
+    turned: whether it was turned or mirrored to be upright, as its EXIF says or, of HEIC, its
+      container.
   """
 
   pixels: np.ndarray
@@ -118,9 +127,12 @@ def read_photograph(path: str | pathlib.Path, data: bytes | None = None) -> Phot
   notes = []
   if _has_more(image):
     notes.append(f'Of the frames or pages of {path} only the first was looked at.')
+  # Pillow turns a TIFF in decoding it.
+  turned = image.format == 'TIFF' and _is_turned(path, image, data, notes)
   image = _load(path, image, data, notes)
   try:
-    turned, deep = _is_turned(image), _is_deep(image, data)
+    turned = turned or _is_turned(path, image, data, notes)
+    deep = _is_deep(image, data)
     image, clear = _to_rgb(_to_8_bit(path, _upright(image), deep, notes))
     if clear:
       notes.append(f'The transparent parts of {path} were put on white.')
@@ -140,9 +152,18 @@ def _open(path: str | pathlib.Path, data: bytes) -> Image.Image:
       raise InputError(
         f"{path} is a HEIC image; install what reads it (pip install -e '.[heif]')."
       ) from error
+    if data.startswith(_TIFF_BEGINNINGS):
+      raise _unread_tiff(path) from error
     unknown = isinstance(error, UnidentifiedImageError)
     what = 'is not an image' if unknown else 'is a damaged image'
     raise InputError(f'{path} {what}; give a JPEG, PNG or another common format.') from error
+
+
+def _unread_tiff(path: str | pathlib.Path) -> InputError:
+  """TIFF is a family of formats; Pillow does not tell damage from those that it does not read."""
+  return InputError(
+    f'{path} is damaged, or a TIFF of a kind that is not read; save it as an 8-bit PNG.'
+  )
 
 
 def _too_large(path: str | pathlib.Path, size: str) -> InputError:
@@ -167,6 +188,8 @@ def _load(
   except MemoryError as error:
     raise InputError(f'{path} does not fit into memory; shrink it.') from error
   except Exception as error:
+    if image.format == 'TIFF':
+      raise _unread_tiff(path) from error
     raise InputError(f'{path} is truncated or damaged; copy or download it again.') from error
 
 
@@ -215,19 +238,36 @@ def _has_more(image: Image.Image) -> bool:
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:
-  """Whether a file has 16 bits a channel, of which Pillow has kept the upper 8."""
+  """Whether a file has more than 8 bits a channel, of which Pillow has kept the upper 8."""
   if image.format == 'TIFF':
     return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8
+  if image.format == 'HEIF':
+    return image.info.get('bit_depth', 8) > 8
+  if image.format == 'AVIF':
+    found = _AVIF_CONFIGURATION.search(data)
+    return bool(found) and bool(found[1][0] & _AVIF_DEEP)
+  if image.format == 'JPEG2000':
+    found = _JPEG2000_SIZES.search(data)
+    count = int.from_bytes(found[1], 'big') if found else 0
+    depths = data[found.end() : found.end() + 3 * count : 3] if found else b''
+    return any((depth & 0x7F) >= 8 for depth in depths)  # One less than it is; the 8th: signed.
   return image.format == 'PNG' and data[_PNG_DEPTH_BYTE] == 16
 
 
-def _is_turned(image: Image.Image) -> bool:
+def _is_turned(path: str | pathlib.Path, image: Image.Image, data: bytes, notes: list[str]) -> bool:
+  """Whether it is turned to be upright; with a note where a HEIC's EXIF asks for it in vain."""
   try:
-    # HEIF pictures come upright.
-    orientation = image.info.get('original_orientation') or image.getexif().get(_ORIENTATION)
+    if image.format == 'HEIF':
+      turned = _HEIF_TURNED.search(data) is not None
+      if not turned and image.info.get('original_orientation') in range(2, 9):
+        notes.append(
+          f'The EXIF of {path} asks to turn it, which HEIC pictures do not follow, and it was left '
+          'as it is; if faces are not upright, turn it and save it as a PNG.'
+        )
+      return turned
+    return image.getexif().get(_ORIENTATION) in range(2, 9)
   except Exception:  # As below.
     return False
-  return orientation in range(2, 9)
 
 
 def _upright(image: Image.Image) -> Image.Image:

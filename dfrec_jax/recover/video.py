@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from dfrec_jax.errors import InputError
-from dfrec_jax.recover import crops, drawing, video_outputs
+from dfrec_jax.recover import crops, drawing, video_outputs, wording
 from dfrec_jax.recover.candidates import Gallery
 from dfrec_jax.recover.recoverer import Recoverer
 from dfrec_jax.recover.side_by_side import Mark, SideBySide
@@ -60,11 +60,13 @@ def recover_video(
     The entry of results.json without `input`, `sha256` and `folder`; paths are relative to `out`.
 
   Raises:
-    InputError: one sentence: no video, sound only, no frame that can be decoded, or too large.
+    InputError: one sentence: no video, sound only, no frame that can be decoded, too large, or,
+      without a finder, too elongated to be the crop of a face.
   """
   video = SampledVideo(path, fps)
+  finder = finder or _WholeFrame(video, recoverer.margin)
   out.mkdir(parents=True, exist_ok=True)
-  plan = _find_tracks(video, finder or _WholeFrame(recoverer.margin), recoverer.margin)
+  plan = _find_tracks(video, finder, recoverer.margin)
   warnings, files, faces = list(video.warnings), {}, []
   if plan.tracks:
     with tempfile.TemporaryFile(dir=out) as store:
@@ -74,7 +76,10 @@ def recover_video(
     faces = [face.entry for face in shown]
   else:
     looked = f'the {len(plan.times)} frames' if len(plan.times) > 1 else 'the one frame'
-    warnings.append(f'No face was found in {looked} of {video.name} that were looked at.')
+    warnings.append(
+      f'No face was found in {looked} of {video.name} that were looked at; {wording.UNSEEN}, and '
+      'small ones are not found.'
+    )
   return {
     'kind': 'video',
     'width': video.width,
@@ -239,7 +244,10 @@ def _most_faces(plan: _Plan, faces: list[video_outputs.TrackFace]) -> int:
 class _WholeFrame:
   """Finds one face in every frame, whose square is the smallest one around the frame."""
 
-  def __init__(self, margin: float):
+  def __init__(self, video: SampledVideo, margin: float):
+    """Raises an InputError: the frames are too elongated, as pictures would be."""
+    width, height = video.size
+    crops.whole_picture(np.zeros((height, width, 3), np.uint8), video.name)
     self._margin = margin
 
   def find(self, image: np.ndarray) -> list[Face]:

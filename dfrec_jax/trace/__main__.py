@@ -133,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
   _add_framing(make, 'cascade')
   search = commands.add_parser('query', help='the nearest people for photographs')
   search.add_argument('gallery', metavar='INDEX', help='what index wrote')
-  search.add_argument('images', metavar='IMAGE', nargs='+', help='photographs, or folders of them')
+  search.add_argument(
+    'images', metavar='IMAGE', nargs='+', help='photographs, folders of them, or patterns'
+  )
   search.add_argument('--top', type=_count, default=5, help='how many people; 5')
   search.add_argument('--json', action='store_true', help='machine-readable')
   search.add_argument(

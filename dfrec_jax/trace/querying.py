@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import glob
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -23,7 +25,7 @@ def query(
   """Looks up every face of every image.
 
   Args:
-    images: files, or folders of them.
+    images: files, folders of them, or patterns such as `forged*.png`.
     framing: how faces are found in them.
     top: people for each face.
 
@@ -35,7 +37,7 @@ def query(
   Raises:
     InputError: a folder holds no photograph.
   """
-  paths = [path for image in images for path in _files(pathlib.Path(image))]
+  paths = [path for image in images for path in _files(image)]
   reader = FaceReader(framing)
   for start in range(0, len(paths), _TOGETHER):
     batch = paths[start : start + _TOGETHER]
@@ -87,10 +89,16 @@ def _figures(candidate: Candidate) -> str:
   )
 
 
-def _files(path: pathlib.Path) -> list[pathlib.Path]:
-  if not path.is_dir():
-    return [path]
-  return [path / name for _, name in listing.list_people(path).photographs]
+def _files(given: str) -> list[pathlib.Path]:
+  """The files of a path or pattern; what matches nothing is kept, to be listed as missing."""
+  # A file whose name looks like a pattern is that file.
+  matches = [] if os.path.lexists(given) else sorted(glob.glob(given, recursive=True))
+  files = []
+  for path in map(pathlib.Path, matches or [given]):
+    folder = path.is_dir()
+    names = [name for _, name in listing.list_people(path).photographs] if folder else []
+    files += [path / name for name in names] if folder else [path]
+  return files
 
 
 def _read(path: pathlib.Path, reader: FaceReader) -> ReadFaces | InputError:
