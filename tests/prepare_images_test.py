@@ -37,6 +37,8 @@ def test_celeba_megafs(tmp_path):
   assert difference[mask].mean() > 4 * difference[~mask].mean(), 'the box covers what was pasted'
   total = summary(folder / '1.0.0')
   assert total['left_out'] == {splits.ACROSS_SPLITS: 1, 'files that are no photographs': 2}
+  ignored = (folder / '1.0.0/ignored.csv').read_text()
+  assert 'FTM/list.txt,files that are no photographs\n' in ignored.replace('\r', '')
   assert total['unusable']['its target cannot be used'] == 2, 'counted by kind'
   checksums = (folder / '1.0.0/checksums.tsv').read_text()
   assert 'identity_CelebA.txt\n' in checksums and 'CelebA-HQ-to-CelebA-mapping.txt\n' in checksums

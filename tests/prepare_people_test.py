@@ -85,6 +85,56 @@ def test_photographs_are_never_overwritten(mesh, tmp_path, capsys):
   assert (tmp_path / 'ann/1.jpg').read_bytes() == before
 
 
+@pytest.mark.parametrize('raw', ['raw', 'tfds:lfw'])
+def test_a_folder_of_somebodys_own_is_no_place_for_crops(tmp_path, monkeypatch, capsys, raw):
+  monkeypatch.chdir(tmp_path)
+  make_people(tmp_path / 'raw')
+  make_people(tmp_path / 'own')
+  before = (tmp_path / 'own/ann/1.jpg').read_bytes()
+  assert prepare('faces', raw, tmp_path / 'own') == 1
+  assert 'give as --out a folder that is new or empty' in capsys.readouterr().err
+  assert (tmp_path / 'own/ann/1.jpg').read_bytes() == before
+  assert not (tmp_path / 'own/unfinished').exists()
+
+
+def test_an_empty_folder_or_one_that_a_killed_run_has_begun_is_a_place_for_crops(tmp_path):
+  make_people(tmp_path / 'raw')
+  np.savez(tmp_path / 'raw/landmarks.npz', **landmarks_at('ann/1.jpg'))
+  (tmp_path / 'out/unfinished').mkdir(parents=True)
+  assert prepare('faces', tmp_path / 'raw', tmp_path / 'out') == 0
+
+
+def test_a_folder_without_photographs_leaves_no_work(tmp_path, mesh, capsys):
+  (tmp_path / 'raw').mkdir()
+  assert prepare('faces', tmp_path / 'raw', tmp_path / 'out') == 1
+  assert 'holds no photographs' in capsys.readouterr().err
+  assert not (tmp_path / 'out').exists()
+
+
+def test_crops_of_photographs_that_were_removed_go_too(tmp_path, monkeypatch):
+  raw, out = tmp_path / 'raw', tmp_path / 'out'
+  make_people(raw)
+  np.savez(raw / 'landmarks.npz', **landmarks_at('ann/1.jpg', 'bob/1.jpg'))
+
+  def kill(*unused, **kwargs):
+    raise KeyboardInterrupt
+
+  # Before the unit has a report, and behind the last one.
+  for moment in ('portraits.write_report', 'summary.write'):
+    with monkeypatch.context() as patch:
+      patch.setattr(f'input_pipeline.prepare.{moment}', kill)
+      assert prepare('faces', raw, out) == 130
+    assert (out / 'bob/1.jpg').exists()
+  (out / 'bob/of_my_own.txt').write_text('kept')
+  (raw / 'ann/1.jpg').rename(raw / 'bob/2.jpg')
+  (raw / 'bob/1.jpg').unlink()
+  np.savez(raw / 'landmarks.npz', **landmarks_at('bob/2.jpg'))
+  assert prepare('faces', raw, out) == 0
+  crops = sorted(path.relative_to(out).as_posix() for path in out.glob('*/*'))
+  assert crops == ['bob/2.jpg', 'bob/of_my_own.txt']
+  assert not (out / 'ann').exists()
+
+
 def test_landmarks_beside_the_photographs_are_taken_over(tmp_path, monkeypatch):
   raw = tmp_path / 'raw'
   make_people(raw)
@@ -159,6 +209,11 @@ def test_faces_outside_their_photographs_are_listed(tmp_path):
     'files that are not PERSON/PHOTO': 1,
     'rows of landmarks.npz without a photograph': 1,
   }
+  assert (tmp_path / 'out/ignored.csv').read_text().splitlines() == [
+    'file,reason',
+    'carl/1.jpg,rows of landmarks.npz without a photograph',
+    'readme.txt,files that are not PERSON/PHOTO',
+  ]
   checksums = (tmp_path / 'out/checksums.tsv').read_text()
   assert '\tlandmarks.npz\n' in checksums and '\tann/1.jpg\n' in checksums
 
@@ -200,3 +255,8 @@ def test_what_is_prepared_stays(tmp_path, capsys):
   assert 'is prepared already; delete it to prepare it anew' in ''.join(capsys.readouterr())
   assert prepare('faces', raw, out, '--size=64') == 1
   assert 'prepared with other settings' in capsys.readouterr().err
+  for content in ('[]', '{}', '{"settings": {}}', 'no JSON'):
+    (out / 'summary.json').write_text(content)
+    assert prepare('faces', raw, out) == 1
+    said = capsys.readouterr().err
+    assert f'delete {out} to prepare it anew' in said and said.count('\n') == 1

@@ -2,15 +2,19 @@
 
 import functools
 import os
+import pathlib
 import shutil
+import signal
+import subprocess
 import sys
+import time
 import types
 
 import cv2
 import pytest
 
 from dfrec_jax.errors import InputError
-from input_pipeline.prepare import ffhq_e4s, reports, summary, work
+from input_pipeline.prepare import ffhq_e4s, records, reports, summary, work
 from input_pipeline.prepare.units import Settings, Unit, UnitLog
 from tests import raw_trees
 from tests.preparing import prepare, read_all, unusable
@@ -35,6 +39,102 @@ def test_a_unit_that_ends_its_process_is_passed_over(tmp_path):
   total = summary.gather(SETTINGS, UNITS, done, UnitLog('raw'))
   assert sum(total['unusable'].values()) == 1
   assert not list(tmp_path.glob('*.tmp'))
+
+
+def wait_for_ever(unit, folder):
+  (folder / f'{unit.key}.pid').write_text(str(os.getpid()))
+  time.sleep(600)
+
+
+def test_the_processes_of_a_killed_command_end_with_it(tmp_path):
+  code = (
+    'import functools, pathlib\n'
+    'from tests.prepare_work_test import UNITS, wait_for_ever, work\n'
+    f'folder = pathlib.Path({str(tmp_path)!r})\n'
+    'work.run(UNITS[:1], functools.partial(wait_for_ever, folder=folder), folder, workers=1)\n'
+  )
+  with subprocess.Popen([sys.executable, '-c', code], cwd=pathlib.Path(__file__).parents[1]) as run:
+    pid = None
+    while pid is None and run.poll() is None:
+      time.sleep(0.1)
+      found = tmp_path / 'unit-0.pid'
+      pid = int(found.read_text() or 0) or None if found.exists() else None
+    assert pid is not None
+    run.kill()
+  # Without an end of its own, the process would sleep for minutes.
+  for _ in range(600):
+    if not is_running(pid):
+      return
+    time.sleep(0.1)
+  os.kill(pid, signal.SIGKILL)
+  pytest.fail('The process works on.')
+
+
+def is_running(pid):
+  try:
+    # Behind the name, which may hold anything but a line's end.
+    return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+  except (FileNotFoundError, ProcessLookupError):
+    return False
+
+
+def test_sigterm_is_taken_as_ctrl_c(tmp_path, monkeypatch, capsys):
+  raw_trees.make_ffhq_e4s(tmp_path / 'raw')
+  before = signal.getsignal(signal.SIGTERM)
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      'input_pipeline.tfds.builders.summary.write',
+      lambda *unused: os.kill(os.getpid(), signal.SIGTERM),
+    )
+    assert prepare('ffhq_e4s', tmp_path / 'raw', tmp_path) == 130
+  assert 'the same command goes on from here' in capsys.readouterr().err
+  assert signal.getsignal(signal.SIGTERM) == before
+  assert not list(tmp_path.glob('ffhq_e4s/incomplete*'))
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, capsys):
+  raw_trees.make_ffhq_e4s(tmp_path / 'raw')
+  with pytest.raises(OSError, match=r'/dev/full cannot be written: .*No space left on device'):
+    records.write_records('/dev/full', [b'record'])
+  with pytest.raises(OSError, match='cannot be written'):
+    records.write_records(tmp_path / 'none/a', [b'record'])
+  with monkeypatch.context() as patch:
+    patch.setattr(work, 'temporary', lambda path: '/dev/full')
+    assert prepare('ffhq_e4s', tmp_path / 'raw', tmp_path) == 1
+  said = capsys.readouterr().err.strip().splitlines()[-1]
+  assert 'No space left on device; once that is mended, the same command goes on' in said
+
+
+def test_files_that_killed_processes_were_writing_are_removed(tmp_path):
+  assert reports.temporary(tmp_path / 'a').name == f'a.{os.getpid()}.tmp'
+  (tmp_path / 'unit-0.train.array_record.77.tmp').write_bytes(b'half')
+  work.open_folder(tmp_path, SETTINGS)
+  assert [path.name for path in tmp_path.iterdir()] == ['settings.json']
+
+
+def test_what_killed_runs_left_of_shards_is_removed(tmp_path, capsys):
+  raw_trees.make_ffhq_e4s(tmp_path / 'raw')
+  left = tmp_path / 'ffhq_e4s/incomplete.ABC123_1.0.0'
+  other = tmp_path / 'ffhq_e4s/incomplete.ABC123_2.0.0'
+  for _ in ('at the start', 'where all is done'):
+    for folder in (left, other):
+      folder.mkdir(parents=True, exist_ok=True)
+      (folder / 'shard').write_bytes(b'half')
+    assert prepare('ffhq_e4s', tmp_path / 'raw', tmp_path) == 0
+    assert not left.exists() and other.exists()
+  assert len(read_all(tmp_path / 'ffhq_e4s', 'train')) > 0
+
+
+@pytest.mark.parametrize('content', [None, '[]', '{"settings": {}}', 'no JSON'])
+def test_a_prepared_folder_without_its_summary_is_named(tmp_path, capsys, content):
+  raw_trees.make_ffhq_e4s(tmp_path / 'raw')
+  folder = tmp_path / 'ffhq_e4s/1.0.0'
+  folder.mkdir(parents=True)
+  if content is not None:
+    (folder / 'summary.json').write_text(content)
+  assert prepare('ffhq_e4s', tmp_path / 'raw', tmp_path) == 1
+  said = capsys.readouterr().err
+  assert f'delete {folder} to prepare it anew' in said and said.count('\n') == 1
 
 
 def test_a_unit_of_other_content_is_done_again(tmp_path):

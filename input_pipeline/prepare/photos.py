@@ -20,11 +20,12 @@ def is_photograph(path: pathlib.PurePath) -> bool:
 
 
 def only_photographs(paths: Iterable[pathlib.Path], log: UnitLog) -> list[pathlib.Path]:
-  """The photographs among files, in the order of their names; the others are counted."""
+  """The photographs among files, in the order of their names; the others are ignored."""
   files = sorted(path for path in paths if not path.is_dir())
-  photographs = [path for path in files if is_photograph(path)]
-  log.left_out[NO_PHOTOGRAPH] += len(files) - len(photographs)
-  return photographs
+  for path in files:
+    if not is_photograph(path):
+      log.ignore(path, NO_PHOTOGRAPH)
+  return [path for path in files if is_photograph(path)]
 
 
 def read_photograph(path: os.PathLike | str, log: UnitLog) -> np.ndarray:

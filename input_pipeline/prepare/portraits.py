@@ -7,9 +7,10 @@ gives OUT/PERSON/PHOTO.jpg, squares around the faces, and OUT/landmarks.npz in t
 may be `tfds:NAME`, a set of TensorFlow Datasets with `image` and `label`, such as `tfds:lfw`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import shutil
@@ -26,11 +27,13 @@ from input_pipeline.prepare.faces import Face, make_finder, only_face
 from input_pipeline.prepare.landmarks import POINTS, face_of, interpreter, make_environment
 from input_pipeline.prepare.photos import only_photographs, read_photograph
 from input_pipeline.prepare.records import encode_image
-from input_pipeline.prepare.reports import Report, write_report
+from input_pipeline.prepare.reports import SETTINGS, Report, temporary, write_json, write_report
 from input_pipeline.prepare.tracks import cut, square_around
 from input_pipeline.prepare.units import Settings, Unit, UnitLog, Unusable, file_state
 
 _PHOTOS_OF_A_UNIT = 64
+_WORK = 'unfinished'  # In the folder to make.
+_CROPS = 'crops.list'  # In it; JSON, but files called so are reports.
 _ATTACK = 'photographs'  # What the summary counts.
 # Why files are left out.
 _ELSEWHERE = 'files that are not PERSON/PHOTO'
@@ -55,7 +58,7 @@ def prepare(
     InputError: there are no photographs or no way to find landmarks, nothing was usable, or `out`
       was prepared with other settings.
   """
-  folder = out / 'unfinished'
+  folder = out / _WORK
   if done := summary.read_done(out, settings):
     shutil.rmtree(folder, ignore_errors=True)
     return done
@@ -65,9 +68,10 @@ def prepare(
     make_environment()
   settings = dataclasses.replace(settings, raw=tfds_people.resolve(settings.raw))
   _require_landmarks(settings.raw)
-  work.open_folder(folder, settings)
   listing = UnitLog(settings.raw)
   units = list_units(settings, listing)
+  work.open_folder(folder, settings)
+  planned = _plan_crops(folder, units, settings.encoding)
   task = functools.partial(do_unit, settings=settings, folder=folder)
   if beam:
     reports = work.run_on_beam(units, task, folder, **beam)
@@ -77,6 +81,7 @@ def prepare(
   if not total['examples']:
     raise summary.nothing_usable(folder, total, settings.raw)
   names, points = _join_landmarks(folder, reports)
+  _remove_crops(out, planned.difference(names.tolist()))
   # Written beside and renamed: a loader takes whatever is under that name.
   np.savez(folder / LANDMARKS, names=names, points=points)
   (folder / LANDMARKS).replace(out / LANDMARKS)
@@ -108,7 +113,9 @@ def _list_folder(root: pathlib.Path, log: UnitLog) -> list[str]:
   photos = only_photographs(root.glob('*/*'), log)
   known = _known_landmarks(str(root))
   elsewhere = [*root.glob('*'), *root.glob('*/*/**/*')]
-  log.left_out[_ELSEWHERE] += sum(p.is_file() and p.name != LANDMARKS for p in elsewhere)
+  for path in elsewhere:
+    if path.is_file() and path.name != LANDMARKS:
+      log.ignore(path, _ELSEWHERE)
   names = [path.relative_to(root).as_posix() for path in photos]
   if not names:
     deeper = ' itself, not one of its parents' if log.left_out[_ELSEWHERE] else ''
@@ -118,7 +125,8 @@ def _list_folder(root: pathlib.Path, log: UnitLog) -> list[str]:
     )
   if known is not None:
     log.record(root / LANDMARKS)
-    log.left_out[_ROWS_WITHOUT_PHOTO] += len(known.keys() - set(names))
+    for name in known.keys() - set(names):
+      log.ignore(root / name, _ROWS_WITHOUT_PHOTO)
   return names
 
 
@@ -148,10 +156,10 @@ def do_unit(unit: Unit, *, settings: Settings, folder: pathlib.Path) -> Report:
     names.append(path.relative_to(out).as_posix())
     points.append(mesh)
   part = folder / f'{unit.key}.npz'
-  with open(f'{part}.tmp', 'wb') as file:
+  with open(temporary(part), 'wb') as file:
     meshes = np.array(points, np.float16).reshape(len(points), POINTS, 2)
     np.savez(file, names=np.array(names, np.str_), points=meshes)
-  os.replace(f'{part}.tmp', part)
+  os.replace(temporary(part), part)
   counts = {'all': {f'{_ATTACK}/': len(names)}} if names else {}
   return write_report(folder, unit, log, counts=counts, parts={part.name: part.stat().st_size})
 
@@ -163,6 +171,26 @@ def _join_landmarks(folder: pathlib.Path, reports: list[Report]) -> tuple[np.nda
       names.append(arrays['names'])
       points.append(arrays['points'])
   return np.concatenate(names), np.concatenate(points)
+
+
+def _plan_crops(folder: pathlib.Path, units: list[Unit], encoding: str) -> set[str]:
+  """Names of all crops that this run and those before it, stopped or killed, may have written."""
+  path = folder / _CROPS
+  known = set(json.loads(path.read_text())) if path.exists() else set()
+  photos = (name for unit in units for name, _ in unit.content)
+  planned = known | {pathlib.PurePath(_output_name(name, encoding)).as_posix() for name in photos}
+  if planned != known:
+    write_json(path, sorted(planned))
+  return planned
+
+
+def _remove_crops(out: pathlib.Path, names: Iterable[str]):
+  """Removes crops of photographs that are gone, or no longer usable, since a run before."""
+  for path in (out / name for name in names):
+    if path.is_file():
+      path.unlink()
+      if not any(path.parent.iterdir()):
+        path.parent.rmdir()
 
 
 def _cut(name: str, place: int, settings: Settings, log: UnitLog) -> tuple[np.ndarray, np.ndarray]:
@@ -218,13 +246,19 @@ def _output_name(name: str, encoding: str) -> str:
 
 
 def _check_places(raw: str, out: pathlib.Path):
-  if tfds_people.is_tfds(raw):
-    return
-  if not pathlib.Path(raw).is_dir():
-    raise InputError(f'There is no folder {raw}; give one of PERSON/PHOTO.jpg.')
-  if out.resolve().is_relative_to(pathlib.Path(raw).resolve()):
+  if not tfds_people.is_tfds(raw):
+    if not pathlib.Path(raw).is_dir():
+      raise InputError(f'There is no folder {raw}; give one of PERSON/PHOTO.jpg.')
+    if out.resolve().is_relative_to(pathlib.Path(raw).resolve()):
+      raise InputError(
+        f'{out} lies in {raw}, whose photographs would be overwritten; give another --out.'
+      )
+  # Crops have the photographs' names: in a folder of somebody's own they would take their places.
+  begun = (out / _WORK / SETTINGS).exists()
+  if out.is_dir() and not begun and any(path.name != _WORK for path in out.iterdir()):
     raise InputError(
-      f'{out} lies in {raw}, whose photographs would be overwritten; give another --out.'
+      f'{out} holds files that are not of this command, which might be overwritten; give as --out '
+      'a folder that is new or empty.'
     )
 
 

@@ -4,7 +4,8 @@ TensorFlow Datasets makes and parses them without TensorFlow, as long as images 
 encoded.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+import contextlib
 import functools
 import os
 import pathlib
@@ -74,18 +75,35 @@ def _serializer() -> Any:
 
 
 def write_records(path: os.PathLike | str, records: Iterable[bytes]) -> int:
-  """Writes an ArrayRecord file; returns how many records."""
+  """Writes an ArrayRecord file; returns how many records.
+
+  Raises:
+    OSError: it cannot be written, as on a full disk.
+  """
   from array_record.python import array_record_module
 
-  writer = array_record_module.ArrayRecordWriter(os.fspath(path), _WRITER_OPTIONS)
+  with _writing(path):
+    writer = array_record_module.ArrayRecordWriter(os.fspath(path), _WRITER_OPTIONS)
   count = 0
   try:
     for record in records:
-      writer.write(record)
+      with _writing(path):
+        writer.write(record)
       count += 1
   finally:
-    writer.close()
+    with _writing(path):
+      writer.close()
   return count
+
+
+@contextlib.contextmanager
+def _writing(path: os.PathLike | str) -> Iterator[None]:
+  try:
+    yield
+  except RuntimeError as error:
+    # Whatever ArrayRecord meets; it tells the system's reason, then where in its own code.
+    reason = str(error).partition(';')[0]
+    raise OSError(f'{os.fspath(path)} cannot be written: {reason}') from error
 
 
 def read_records(path: pathlib.Path) -> list[bytes]:

@@ -91,9 +91,19 @@ def part_path(folder: pathlib.Path, unit: Unit, split: str) -> pathlib.Path:
 
 def write_json(path: pathlib.Path, content: Any):
   """Writes a file that is either whole or not there."""
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
-  os.replace(temporary, path)
+  temporary(path).write_text(json.dumps(content, indent=1, sort_keys=True))
+  os.replace(temporary(path), path)
+
+
+def temporary(path: pathlib.Path) -> pathlib.Path:
+  """Where this process writes a file before it gets its name; no other process writes there."""
+  return path.with_name(f'{path.name}.{os.getpid()}.tmp')
+
+
+def remove_temporary(folder: pathlib.Path):
+  """Removes what processes that were killed have left."""
+  for path in folder.glob('*.tmp'):
+    path.unlink(missing_ok=True)
 
 
 def _holds(report: Report | None, folder: pathlib.Path, raw: str) -> bool:

@@ -16,9 +16,11 @@ from input_pipeline.prepare.units import Settings, Unit, UnitLog
 
 SUMMARY = 'summary.json'
 UNUSABLE = 'unusable.csv'
+IGNORED = 'ignored.csv'
 CHECKSUMS = 'checksums.tsv'
 CONTACT_SHEET = 'contact_sheet.png'
 SHEET_ROWS = 16  # of each split
+_LISTED = ('files', 'unusable_files', 'ignored_files')  # In files of their own.
 _TILE = 112
 _COLUMNS = ('source', 'target', 'forged', 'mask')
 
@@ -32,8 +34,8 @@ def gather(
 
   Returns:
     `settings`; `units`; `examples` of each split and attack; `masks` by kind; `left_out`, frames,
-    swaps and files by reason; `unusable`, files by reason up to its colon; `unusable_files`,
-    (file, reason); `files`, name to (bytes, SHA-256).
+    swaps and files by reason; `unusable`, files by reason up to its colon; `unusable_files`
+    and `ignored_files`, (file, reason); `files`, name to (bytes, SHA-256).
   """
   examples: dict[str, collections.Counter] = {}
   masks, left_out = collections.Counter(), collections.Counter(listing.left_out)
@@ -57,6 +59,7 @@ def gather(
     'left_out': {reason: count for reason, count in left_out.items() if count},
     'unusable': dict(collections.Counter(reason.partition(':')[0] for _, reason in unusable)),
     'unusable_files': unusable,
+    'ignored_files': sorted(listing.ignored),
     'files': files,
   }
 
@@ -65,14 +68,16 @@ def read_done(folder: pathlib.Path, settings: Settings) -> Summary | None:
   """The summary of a folder that is prepared already; None where it is not.
 
   Raises:
-    InputError: it was prepared with other settings.
+    InputError: it was prepared with other settings, or its summary cannot be read.
   """
   try:
     done = json.loads((folder / SUMMARY).read_text())
   except (FileNotFoundError, NotADirectoryError):
     return None
-  except ValueError as error:
-    raise InputError(f'{folder / SUMMARY} is no JSON; delete {folder}.') from error
+  except (ValueError, IsADirectoryError) as error:
+    raise _no_summary(folder) from error
+  if not _is_summary(done):
+    raise _no_summary(folder)
   if done['settings'] != settings.as_dict():
     raise InputError(
       f'{folder} was prepared with other settings; delete it, or give another --out.'
@@ -80,27 +85,58 @@ def read_done(folder: pathlib.Path, settings: Settings) -> Summary | None:
   return done
 
 
+def require_done(folder: pathlib.Path, settings: Settings) -> Summary:
+  """As `read_done`, of a folder that must be prepared."""
+  if done := read_done(folder, settings):
+    return done
+  raise _no_summary(folder)
+
+
+def _is_summary(content: Any) -> bool:
+  """Whether `as_text` can tell it."""
+  if not isinstance(content, dict):
+    return False
+  tables = [content.get(key) for key in ('settings', 'examples', 'left_out', 'unusable')]
+  tables.append(content.get('masks', {}))
+  if not all(isinstance(table, dict) for table in tables):
+    return False
+  counts = content['examples'].values()
+  return all(
+    isinstance(of_split, dict) and all(isinstance(count, int) for count in of_split.values())
+    for of_split in counts
+  )
+
+
+def _no_summary(folder: pathlib.Path) -> InputError:
+  return InputError(
+    f'{folder / SUMMARY} is missing or not a summary of this command; delete {folder} to prepare '
+    'it anew, or give another --out.'
+  )
+
+
 def write(folder: pathlib.Path, total: Summary, examples: Iterable[dict[str, Any]]):
-  """Writes summary, list of what was unusable, checksums and contact sheet."""
-  write_unusable(folder, total)
+  """Writes summary, lists of what was unusable and ignored, checksums and contact sheet."""
+  _write_lists(folder, total)
   with open(folder / CHECKSUMS, 'w', encoding='utf-8', errors='surrogateescape') as file:
     for name, (size, digest) in sorted(total['files'].items()):
       file.write(f'{digest}\t{size}\t{name}\n')
-  cv2.imwrite(str(folder / CONTACT_SHEET), contact_sheet(list(examples))[..., ::-1])
-  shown = {key: total[key] for key in total if key not in ('files', 'unusable_files')}
+  sheet = cv2.imencode('.png', contact_sheet(list(examples))[..., ::-1])[1]
+  # OpenCV itself would not tell of a full disk.
+  (folder / CONTACT_SHEET).write_bytes(sheet.tobytes())
+  shown = {key: total[key] for key in total if key not in _LISTED}
   write_json(folder / SUMMARY, shown | {'files_read': len(total['files'])})
 
 
-def write_unusable(folder: pathlib.Path, total: Summary):
-  """Writes a line for each file that could not be used."""
-  path = folder / UNUSABLE
-  with open(path, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
-    csv.writer(file).writerows([('file', 'reason'), *total['unusable_files']])
+def _write_lists(folder: pathlib.Path, total: Summary):
+  """Writes a line for each file that could not be used, and for each that was ignored."""
+  for name, rows in ((UNUSABLE, total['unusable_files']), (IGNORED, total['ignored_files'])):
+    with open(folder / name, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
+      csv.writer(file).writerows([('file', 'reason'), *rows])
 
 
 def nothing_usable(folder: pathlib.Path, total: Summary, raw: str) -> InputError:
-  """What to raise where no example was left; writes the list."""
-  write_unusable(folder, total)
+  """What to raise where no example was left; writes the lists."""
+  _write_lists(folder, total)
   reasons = collections.Counter(total['left_out']) + collections.Counter(total['unusable'])
   most = ', '.join(f'{reason} ({count})' for reason, count in reasons.most_common(3))
   return InputError(

@@ -86,6 +86,7 @@ class UnitLog:
 
   Attributes:
     left_out: how many frames, swaps or files were left out, by reason.
+    ignored: (file, reason) of what was left out unread, files relative to `raw`.
     files: size in bytes and SHA-256 of each file that was read.
     inputs: `file_state` of each file that the result depends on, read or missing.
     failed: whether the same files may give another result next time.
@@ -96,6 +97,7 @@ class UnitLog:
     self._raw = pathlib.Path(raw)
     self._unusable: dict[tuple[str, str], None] = {}
     self.left_out: collections.Counter[str] = collections.Counter()
+    self.ignored: list[tuple[str, str]] = []
     self.files: dict[str, tuple[int, str]] = {}
     self.inputs: dict[str, tuple[int, int] | None] = {}
     self.failed = False
@@ -108,6 +110,11 @@ class UnitLog:
   def skip(self, path: os.PathLike | str, reason: str):
     """Notes a file that cannot be used; what follows a colon in the reason is not counted apart."""
     self._unusable[self._relative(path), reason] = None
+
+  def ignore(self, path: os.PathLike | str, reason: str):
+    """Notes and counts a file or swap that the list of units has no use for."""
+    self.left_out[reason] += 1
+    self.ignored.append((self._relative(path), reason))
 
   def look_at(self, path: os.PathLike | str):
     """Notes that the result depends on a file, which may be missing."""

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import threading
 from typing import Any
 
 import cv2
@@ -28,6 +29,8 @@ from input_pipeline.prepare.reports import (
   part_path,
   read_report,
   read_reports,
+  remove_temporary,
+  temporary,
   write_json,
   write_report,
 )
@@ -53,6 +56,7 @@ def open_folder(folder: pathlib.Path, settings: Settings) -> None:
   if not path.exists():
     write_json(path, given)
   _require_settings(folder, given)
+  remove_temporary(folder)
   if outdated := discard_outdated(folder, settings.raw):
     tqdm.tqdm.write(f'{outdated} parts are done again: they failed, or their files have changed.')
 
@@ -142,8 +146,8 @@ def do_unit(unit: Unit, *, settings: Settings, folder: pathlib.Path) -> Report:
   parts = {}
   for split, of_split in records.items():
     path = part_path(folder, unit, split)
-    write_records(f'{path}.tmp', of_split)
-    os.replace(f'{path}.tmp', path)
+    write_records(temporary(path), of_split)
+    os.replace(temporary(path), path)
     parts[path.name] = sum(map(len, of_split))
   return write_report(folder, unit, log, counts=counts, parts=parts)
 
@@ -220,8 +224,15 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
 
 
 def _finish_what_is_begun():
-  """Ctrl-C is for the process that started this one."""
+  """Ctrl-C is for the process that started this one; with its end this one ends."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+  # A killed process cannot tell its pool, which would go on with all that is left.
+  multiprocessing.parent_process().join()
+  os._exit(1)
 
 
 def make_task(settings: Settings, folder: pathlib.Path) -> Task:

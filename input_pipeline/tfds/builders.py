@@ -28,7 +28,8 @@ class FaceSwaps(tfds.core.DatasetBuilder, skip_registration=True):
   """A set of face swaps, prepared by the module of the same name in `input_pipeline.prepare`.
 
   The raw files are in `manual_dir`; nothing is downloaded. Beside the shards lie `summary.json`,
-  `unusable.csv`, `checksums.tsv` (of everything that was read) and `contact_sheet.png`.
+  `unusable.csv`, `ignored.csv`, `checksums.tsv` (of everything that was read) and
+  `contact_sheet.png`.
   """
 
   VERSION = tfds.core.Version('1.0.0')
@@ -66,6 +67,7 @@ class FaceSwaps(tfds.core.DatasetBuilder, skip_registration=True):
     units = registry.load(settings.dataset).list_units(settings, listing)
     folder = self.work_folder
     work.open_folder(folder, settings)
+    self._remove_incomplete()
     task = work.make_task(settings, folder)
     beam = {'runner': download_config.beam_runner, 'options': download_config.beam_options}
     if any(beam.values()):
@@ -93,8 +95,16 @@ class FaceSwaps(tfds.core.DatasetBuilder, skip_registration=True):
     """As above."""
 
   def remove_work(self):
-    """Removes the parts, where there are any left."""
+    """Removes the parts, and what a killed run has left, where there is any."""
     shutil.rmtree(self.work_folder, ignore_errors=True)
+    self._remove_incomplete()
+
+  def _remove_incomplete(self):
+    """Removes folders of shards that killed runs of this version could not finish."""
+    # While this run writes its shards, its own folder is one of them.
+    for path in self.work_folder.parent.glob(f'incomplete.*_{self.version}'):
+      if path != pathlib.Path(self.data_dir):
+        shutil.rmtree(path, ignore_errors=True)
 
   def _write_split(
     self, split: str, units: Sequence[Unit], done: Sequence[reports.Report]
