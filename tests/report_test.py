@@ -280,7 +280,7 @@ def test_it_states_what_was_examined_and_how(results, out):
     'compared by mobilefacenet',
     'The run was stopped before 1 further input.',
     'late <b>.jpg',
-    '2 other files of the folders',
+    '2 other entries of the folders',
   ):
     assert words in text, words
 
