@@ -38,6 +38,7 @@ def test_celeba_megafs(tmp_path):
   total = summary(folder / '1.0.0')
   assert total['left_out'] == {splits.ACROSS_SPLITS: 1, 'files that are no photographs': 2}
   ignored = (folder / '1.0.0/ignored.csv').read_text()
+  assert ignored.count(splits.ACROSS_SPLITS) == 1
   assert 'FTM/list.txt,files that are no photographs\n' in ignored.replace('\r', '')
   assert total['unusable']['its target cannot be used'] == 2, 'counted by kind'
   checksums = (folder / '1.0.0/checksums.tsv').read_text()
@@ -133,5 +134,6 @@ def test_strips_of_megafs_on_ffpp(tmp_path):
     'images/readme.png': 'its path names no pair of videos',
   }
   left_out = summary(folder / '1.0.0')['left_out']
+  assert (folder / '1.0.0/ignored.csv').read_text().count(splits.ACROSS_SPLITS) == 1
   assert left_out == {splits.ACROSS_SPLITS: 1, 'files that are no photographs': 1}
   assert 'splits/test.json\n' in (folder / '1.0.0/checksums.tsv').read_text()

@@ -1,5 +1,6 @@
 """The parts of a preparation: tracks, crops, masks, alignment, source frames."""
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from input_pipeline.prepare.tracks import Square, cut, follow_face, square_aroun
 from input_pipeline.prepare.units import Unusable
 from input_pipeline.prepare.video import frame_count, read_frames, spread
 from tests import raw_trees
+from tests.h264 import write_lossy_h264
 
 
 def face(x, y, side=40.0):
@@ -37,14 +39,64 @@ def test_videos_are_read_by_index_and_broken_ones_are_empty(tmp_path):
   raw_trees.video(path, image, 9)
   assert path.read_bytes()[4:8] == b'ftyp' and b'avc1' in path.read_bytes()
   assert frame_count(path) == 9
-  frames = read_frames(path, [7, 2, 40])
-  assert sorted(frames) == [2, 7]
+  frames, problem = read_frames(path, [7, 2, 40])
+  assert sorted(frames) == [2, 7] and not problem, 'the header promises no more'
   shift = lambda index: np.roll(frames[index], -index, 1)[:, 40:-40].astype(int)
   assert np.abs(shift(2) - shift(7)).max() < 30
   assert np.abs(frames[2].astype(int) - frames[7]).max() > 60
   for content in (b'', b'no video', path.read_bytes()[:3000]):
     (tmp_path / 'b.mp4').write_bytes(content)
-    assert frame_count(tmp_path / 'b.mp4') == 0 and not read_frames(tmp_path / 'b.mp4', [0])
+    assert frame_count(tmp_path / 'b.mp4') == 0
+    assert read_frames(tmp_path / 'b.mp4', [0]) == ({}, 'unreadable')
+
+
+@pytest.mark.skipif('libx264' not in av.codecs_available, reason='PyAV without x264')
+def test_damage_inside_a_video_is_not_painted_over(tmp_path):
+  path = tmp_path / 'a.mp4'
+  raw_trees.video(path, raw_trees.portrait(0).image, 24, write=write_lossy_h264)
+  whole, problem = read_frames(path, range(24))
+  assert len(whole) == 24 and not problem
+  with av.open(str(path)) as container:
+    packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+  data, rng, told = path.read_bytes(), np.random.default_rng(0), []
+  for where, size in packets[8:23]:
+    middle = where + size // 2
+    path.write_bytes(data[:middle] + rng.bytes(3) + data[middle + 3 :])
+    frames, problem = read_frames(path, range(24))
+    if problem:
+      told.append(problem)
+      assert problem == f'broken: from frame {len(frames)} of 24' and len(frames) >= 2
+      assert all((frames[i] == whole[i]).all() for i in frames), 'what is returned is undamaged'
+      assert read_frames(path, [0, 1]).problem == '', 'damage behind what is wanted does not matter'
+  # Bytes may happen to mean something else that can be decoded.
+  assert len(told) >= 12
+
+
+def test_a_video_that_ends_before_its_header_says_is_told(tmp_path):
+  path = tmp_path / 'a.mp4'
+  raw_trees.video(tmp_path / 'b.mp4', raw_trees.portrait(0).image, 8)
+  # The same with its header in front, as it is after an interrupted download of such a file.
+  with (
+    av.open(str(tmp_path / 'b.mp4')) as source,
+    av.open(str(path), 'w', options={'movflags': 'faststart'}) as copy,
+  ):
+    stream = copy.add_stream_from_template(source.streams.video[0])
+    for packet in source.demux(video=0):
+      if packet.size:
+        packet.stream = stream
+        copy.mux(packet)
+  assert len(read_frames(path, range(8)).frames) == 8
+  with av.open(str(path)) as container:
+    places = [p.pos for p in container.demux(video=0) if p.size]
+  data = path.read_bytes()
+  for end, told in (
+    (places[5], 'ends early: after 5 of 8 frames'),
+    (places[5] + 999, 'broken: from frame 5 of 8'),
+  ):
+    path.write_bytes(data[:end])
+    assert frame_count(path) == 8
+    frames, problem = read_frames(path, range(8))
+    assert sorted(frames) == [*range(5)] and problem == told
 
 
 def test_a_crop_reaches_over_the_border():
@@ -117,6 +169,18 @@ def test_a_video_without_a_face(seen):
   else:
     with pytest.raises(Unusable, match='no face'):
       follow_face('v', range(4), faces, regions, 1.5)
+
+
+def test_a_mask_of_the_mouth_does_not_decide_the_crop():
+  """The face is found in three of eight frames; masks follow it in all, or never beside it."""
+  ovals = {i: face(100 + 2 * i, 50) for i in range(8)}
+  mouths = {i: (112.0 + 2 * i, 78.0, 16.0, 8.0) for i in range(8)}
+  seen = {i: [ovals[i]] if i in (0, 3, 5) else [] for i in range(8)}
+  everywhere = follow_face('v', range(8), {i: [f] for i, f in ovals.items()}, {}, 1.5)
+  assert follow_face('v', range(8), seen, mouths, 1.5) == everywhere
+  elsewhere = {i: box for i, box in mouths.items() if not seen[i]}
+  with pytest.raises(Unusable, match='no face'):
+    follow_face('v', range(8), seen, elsewhere, 1.5)
 
 
 @pytest.mark.parametrize('quality', [None, 60])

@@ -51,7 +51,7 @@ def test_forged_and_target_are_one_moment_and_one_place(tree, prepared):
     fake = tree / f'manipulated_sequences/{method}/c23/videos/{pair}.mp4'
     original = tree / f'original_sequences/youtube/c23/videos/{target}.mp4'
     for path, key in ((fake, 'forged'), (original, 'target')):
-      where, error = place(record[key], read_frames(path, [int(index)])[int(index)])
+      where, error = place(record[key], read_frames(path, [int(index)]).frames[int(index)])
       assert error == 0
       places.setdefault(target, set()).add((*where, len(record[key])))
   assert len(places) == 4 and all(len(of_video) == 1 for of_video in places.values())
@@ -67,7 +67,7 @@ def test_masks_are_read_at_the_same_place_or_made_and_marked(tree, prepared):
     frame = read_frames(
       tree / f'manipulated_sequences/{method}/c23/videos/{pair}.mp4', [int(index)]
     )
-    (x, y), _ = place(record['forged'], frame[int(index)])
+    (x, y), _ = place(record['forged'], frame.frames[int(index)])
     target, source = map(int, pair.split('_'))
     side = len(record['mask'])
     true = raw_trees.frame(raw_trees.swap(source, target)[1], int(index))
@@ -138,10 +138,11 @@ def test_what_cannot_be_used_is_listed_and_counted(version):
   of_pair = 2 * FRAMES
   assert total['examples'] == {
     'train': {'deepfakes': of_pair, 'faceshifter': 2 * of_pair, 'faceswap': 2 * of_pair},
-    'train_reenactment': {'face2face': 2 * of_pair},
+    'train_reenactment': {'face2face': 2 * of_pair - 1},
     'val': {'deepfakes': of_pair, 'faceshifter': of_pair, 'faceswap': of_pair},
-    'val_reenactment': {'face2face': of_pair},
+    'val_reenactment': {'face2face': of_pair - 2},
   }
+  assert total['left_out'] == {'behind the end of the fake': 3}, 'the reenactments are shorter'
   made = 3 * of_pair + 3  # FaceShifter, and where the mask video had ended
   assert total['masks']['difference'] == made
   everything = sum(sum(of_split.values()) for of_split in total['examples'].values())
@@ -195,7 +196,7 @@ def test_source_frames_of_the_same_index(tree, tmp_path):
   for record in read_all(tmp_path / 'ffpp', 'train'):
     index, source = int(record['name'].split(b'/')[-1]), record['source_identity'].decode()
     path = tree / f'original_sequences/youtube/c23/videos/{source}.mp4'
-    assert place(record['source'], read_frames(path, [index])[index])[1] == 0
+    assert place(record['source'], read_frames(path, [index]).frames[index])[1] == 0
   assert set(summary(tmp_path / 'ffpp/1.0.0')['examples']['train']) == {'deepfakes'}
 
 

@@ -65,7 +65,8 @@ def _summary(results: dict[str, Any], output: str) -> str:
     words += f'; {wording.count(failed, "input")} could not be done, results.json says why'
   others = len(results['passed_over'])
   if others:
-    words += f'; passed over in the folders: {wording.count(others, "other entry", "other entries")}'
+    count = wording.count(others, 'other entry', 'other entries')
+    words += f'; passed over in the folders: {count}'
   return f'{words}.\nReport: {os.path.join(output, "report.html")}'
 
 

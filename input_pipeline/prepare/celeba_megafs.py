@@ -45,7 +45,7 @@ def list_units(settings: Settings, log: UnitLog) -> list[Unit]:
         continue
       split = split_of_pair(people[target], people[source])
       if split is None or people[target] == people[source]:
-        log.left_out['one person' if split else ACROSS_SPLITS] += 1
+        log.ignore(path, 'one person' if split else ACROSS_SPLITS)
         continue
       photos = (f'{_PHOTOS}/{number}.jpg' for number in (source, target))
       attack = f'megafs_{method.lower()}'

@@ -54,7 +54,8 @@ def list_units(settings: Settings, log: UnitLog) -> list[Unit]:
     people = [pathlib.PurePosixPath(name).stem for name in (source, target)]
     split = split_of_pair(*people)
     if split is None or people[0] == people[1]:
-      log.left_out['one person' if split else ACROSS_SPLITS] += 1
+      reason = 'one person' if split else ACROSS_SPLITS
+      log.ignore(pathlib.Path(settings.raw, forged), reason)
     else:
       name = pathlib.PurePosixPath(forged).with_suffix('').as_posix()
       result.append((split, Row(name, forged, source, target, 'e4s', *people)))

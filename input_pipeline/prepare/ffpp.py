@@ -4,7 +4,7 @@ A unit is a pair of original videos and the fakes between them, in both directio
 two faces are found once and serve every method.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
 import pathlib
 from typing import Any
@@ -20,6 +20,7 @@ from input_pipeline.prepare.ffpp_tree import (
   REENACTMENTS,
   SWAPS,
   fake_path,
+  leading,
   list_units,
   mask_path,
   methods_at,
@@ -32,6 +33,9 @@ from input_pipeline.prepare.video import frame_count, read_frames, spread
 
 # Reenactments get splits of their own, `train_reenactment` and so on.
 REENACTMENT_SPLIT = '{}_reenactment'
+
+# A fake helps to decide which frames are taken if it has this share of its expected length.
+_LEAST_LENGTH = 0.5
 
 Frames = dict[int, np.ndarray]
 
@@ -77,7 +81,9 @@ def make_examples(
     for video, partner in ((first, second), (second, first))
   }
   if settings.source_frame == 'same':
-    counts = dict.fromkeys(counts, min(filter(None, counts.values()), default=0))
+    shorter = min(filter(None, counts.values()), default=0)
+    log.left_out['behind the end of the other original'] += max(counts.values()) - shorter
+    counts = dict.fromkeys(counts, shorter)
   for video, partner in ((first, second), (second, first)):
     try:
       clips[video] = _read_clip(video, partner, counts[video], settings, log)
@@ -104,9 +110,7 @@ def _examples_of_fake(
 ) -> Iterator[dict[str, Any]]:
   """The examples of one fake; the forged frames and the target's share index and crop."""
   log.record(path)
-  forged = read_frames(path, target.track.inside)
-  if not forged:
-    raise Unusable(path, 'unreadable')
+  forged = _read(path, target.track.inside, log)
   if any(frame.shape[:2] != target.shape for frame in forged.values()):
     raise Unusable(path, 'its frames are not of the size of its target')
   log.left_out['behind the end of the fake'] += len(target.track.inside) - len(forged)
@@ -142,16 +146,15 @@ def _read_clip(video: str, partner: str, count: int, settings: Settings, log: Un
   path = original_path(video, settings)
   log.record(path)
   indices = spread(count, settings.frames)
-  frames = read_frames(path, indices)
-  if not frames:
-    raise Unusable(path, 'unreadable')
+  frames = _read(path, indices, log)
   log.left_out['behind the end of the original'] += len(indices) - len(frames)
   shape = next(iter(frames.values())).shape[:2]
   read = {
     method: _read_masks(method, video, partner, sorted(frames), shape, log, settings)
     for method in settings.methods
   }
-  track = _track(path, frames, read, make_finder(settings.finder), settings.margin)
+  of_leading = [read[method] for method in leading(settings.methods)]
+  track = _track(path, frames, of_leading, make_finder(settings.finder), settings.margin)
   log.left_out['face out of its place'] += len(frames) - len(track.inside)
   size = settings.size
   return Clip(
@@ -173,13 +176,13 @@ def _read_clip(video: str, partner: str, count: int, settings: Settings, log: Un
 def _track(
   path: pathlib.Path,
   frames: Frames,
-  read: dict[str, Frames],
+  read: Iterable[Frames],
   finder: FaceFinder,
   margin: float,
 ) -> Track:
   regions: dict[int, Box] = {}
   for index in frames:
-    present = [of_method[index] for of_method in read.values() if index in of_method]
+    present = [of_method[index] for of_method in read if index in of_method]
     box = masks.bounding_box(np.maximum.reduce(present)) if present else None
     if box:
       regions[index] = box
@@ -196,16 +199,14 @@ def _read_masks(
   log: UnitLog,
   settings: Settings,
 ) -> Frames:
-  """The masks that there are: none of FaceShifter, and some videos end early or are missing."""
+  """The masks that there are: `list_units` names absent folders, and some videos end early."""
   path = mask_path(method, target, source, settings)
   log.look_at(path)
   if not path.parent.is_dir():
     return {}
   try:
     log.record(path)
-    frames = read_frames(path, indices)
-    if not frames:
-      raise Unusable(path, 'unreadable')
+    frames = _read(path, indices, log)
     if any(frame.shape[:2] != shape for frame in frames.values()):
       raise Unusable(path, 'its frames are not of the size of its target')
   except Unusable as problem:
@@ -214,11 +215,38 @@ def _read_masks(
   return {index: masks.binary(frame) for index, frame in frames.items()}
 
 
+def _read(path: pathlib.Path, indices: Iterable[int], log: UnitLog) -> Frames:
+  """Some frames of a video; one that gives fewer than its header promises is listed.
+
+  Raises:
+    Unusable: there are none of these.
+  """
+  frames, problem = read_frames(path, indices)
+  if not frames:
+    raise Unusable(path, problem or 'ends early: before the first frame that is taken')
+  if problem:
+    log.skip(path, problem)
+  return frames
+
+
 def _common_count(video: str, partner: str, settings: Settings, log: UnitLog) -> int:
-  """Frames of the original and of those of its fakes that can be read."""
-  paths = [original_path(video, settings)]
-  paths += [fake_path(method, video, partner, settings) for method in settings.methods]
-  for path in paths:
+  """Frames of the original and of those of its leading fakes that can be read.
+
+  Fakes end with the target or, of some methods, with the shorter of the two originals. One that is
+  much shorter than that does not count: it would cut short what the others show.
+  """
+  originals = [original_path(name, settings) for name in (video, partner)]
+  for path in originals:
     log.look_at(path)
-  counts = [frame_count(path) for path in paths]
-  return min((count for count in counts if count), default=0) if counts[0] else 0
+  whole, of_partner = map(frame_count, originals)
+  common, expected = whole, min(whole, of_partner or whole)
+  for method in settings.methods:
+    path = fake_path(method, video, partner, settings)
+    log.look_at(path)
+    count = frame_count(path) if method in leading(settings.methods) else 0
+    if count and count >= _LEAST_LENGTH * expected:
+      common = min(common, count)
+    elif count:
+      log.skip(path, f'ends early: after {count} of {expected} frames')
+  log.left_out['behind the end of the shortest fake'] += whole - common
+  return common

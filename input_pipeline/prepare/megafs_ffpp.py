@@ -43,7 +43,9 @@ def list_units(settings: Settings, log: UnitLog) -> list[Unit]:
     target, source = pairs[-1]
     split = split_of.get(target)
     if not split or split != split_of.get(source):
-      log.left_out[ACROSS_SPLITS] += 1
+      log.ignore(path, ACROSS_SPLITS)
+    elif target == source:
+      log.ignore(path, 'one person')
     else:
       rows.append((split, Row(name, name, name, name, 'megafs', source, target)))
   if not rows:

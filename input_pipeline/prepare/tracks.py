@@ -99,8 +99,8 @@ def follow_face(
     path: of the video, for errors.
     indices: of the frames.
     faces: what the finder found in each.
-    regions: boxes of the masks, where there are masks: they say which face is meant, and stand for
-      it where the finder found none.
+    regions: boxes of the masks, where there are masks: they say which face is meant, and where it
+      is while the finder finds none.
     margin: of the crop.
 
   Raises:
@@ -109,7 +109,7 @@ def follow_face(
   chosen = _choose(path, indices, faces, regions)
   # A mask alone does not make a face: at least one must be seen.
   if chosen and len(chosen) < _LEAST_FRAMES * len(indices):
-    chosen = {**regions, **chosen}
+    chosen = {**_as_ovals(regions, chosen), **chosen}
   if not chosen or len(chosen) < _LEAST_FRAMES * len(indices):
     raise Unusable(path, 'no face')
   known = sorted(chosen)
@@ -125,6 +125,22 @@ def follow_face(
   box = (centre[0] - width / 2, centre[1] - height / 2, width, height)
   inside = tuple(index for index, ok in zip(indices, near, strict=True) if ok)
   return Track(square_around(box, margin), inside)
+
+
+def _as_ovals(regions: Mapping[int, Box], ovals: Mapping[int, Box]) -> dict[int, Box]:
+  """Ovals guessed from the boxes of masks, which may cover more than the face, or its mouth alone.
+
+  A mask tells the oval's place and size as it does, in the median, where both are known; nothing
+  where they never are.
+  """
+  both = [index for index in regions if index in ovals]
+  if not both:
+    return {}
+  masks, faces = (np.array([boxes[index] for index in both]) for boxes in (regions, ovals))
+  shift = np.median((faces[:, :2] - masks[:, :2]) / masks[:, 2:], 0)
+  scale = np.median(faces[:, 2:] / masks[:, 2:], 0)
+  guess = lambda box: (*(box[:2] + shift * box[2:]), *(scale * box[2:]))
+  return {index: guess(np.array(box)) for index, box in regions.items()}
 
 
 def _choose(path, indices, faces, regions) -> dict[int, Box]:

@@ -1,27 +1,39 @@
-"""Frames of videos, by their index, through OpenCV's FFmpeg."""
+"""Frames of videos, by their index, through PyAV; damaged ones are told from whole ones."""
 
 from collections.abc import Iterable
 import os
+from typing import NamedTuple
 
-# FFmpeg's own messages on a broken file; what matters is in the report. Read at the first use.
-os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
-
-import cv2
+import av
+import av.container
 import numpy as np
 
-# One thread a decoder: the preparation runs a process per core.
-_OPTIONS = (cv2.CAP_PROP_N_THREADS, 1)
+# Otherwise FFmpeg paints over what it cannot decode, and the frame counts as whole.
+_STRICT = {'err_detect': 'explode'}
+
+
+class Reading(NamedTuple):
+  """What could be read of a video.
+
+  Attributes:
+    frames: index to (H, W, 3) uint8 RGB, without those from the end or the first damaged frame on.
+    problem: why some are missing although the file's header promises them; empty if there is none.
+  """
+
+  frames: dict[int, np.ndarray]
+  problem: str
 
 
 def frame_count(path: os.PathLike | str) -> int:
   """Frames that the file's header promises; 0 where it cannot be read."""
-  capture = _open(path)
-  count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-  capture.release()
-  return max(count, 0)
+  try:
+    with av.open(os.fspath(path)) as container:
+      return _promised(container)
+  except (av.FFmpegError, OSError, IndexError):
+    return 0
 
 
-def read_frames(path: os.PathLike | str, indices: Iterable[int]) -> dict[int, np.ndarray]:
+def read_frames(path: os.PathLike | str, indices: Iterable[int]) -> Reading:
   """Reads some frames of a video.
 
   Every frame up to the last one is decoded: a jump in H.264 may land on a neighbouring frame, and
@@ -30,24 +42,27 @@ def read_frames(path: os.PathLike | str, indices: Iterable[int]) -> dict[int, np
   Args:
     path: the video.
     indices: of the frames, from 0.
-
-  Returns:
-    Index to frame, (H, W, 3) uint8 RGB, without those behind the end or the first broken frame.
   """
   wanted = set(indices)
-  frames = {}
-  capture = _open(path)
+  last = max(wanted, default=-1)
+  frames: dict[int, np.ndarray] = {}
+  count = promised = 0
   try:
-    for index in range(max(wanted, default=-1) + 1):
-      if not capture.grab():
-        break
-      if index in wanted:
-        decoded, bgr = capture.retrieve()
-        if decoded:
-          frames[index] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-  finally:
-    capture.release()
-  return frames
+    with av.open(os.fspath(path)) as container:
+      promised = _promised(container)
+      for frame in _decode(container):
+        if count > last:
+          break
+        if frame.is_corrupt:
+          raise av.InvalidDataError(0, 'a damaged frame')
+        if count in wanted:
+          frames[count] = frame.to_ndarray(format='rgb24')
+        count += 1
+  except (av.FFmpegError, OSError, IndexError):
+    damage = f'broken: from frame {count} of {promised}'
+    return Reading(frames, damage if promised else 'unreadable')
+  early = count <= min(last, promised - 1)
+  return Reading(frames, f'ends early: after {count} of {promised} frames' if early else '')
 
 
 def spread(count: int, frames: int) -> list[int]:
@@ -56,11 +71,16 @@ def spread(count: int, frames: int) -> list[int]:
   return [(2 * i + 1) * count // (2 * frames) for i in range(frames)]
 
 
-def _open(path: os.PathLike | str) -> cv2.VideoCapture:
-  """Opens a video; that it cannot be opened is for the report, not for the terminal."""
-  level = cv2.utils.logging.getLogLevel()
-  cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-  try:
-    return cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG, _OPTIONS)
-  finally:
-    cv2.utils.logging.setLogLevel(level)
+def _decode(container: av.container.InputContainer):
+  stream = container.streams.video[0]
+  # One thread a decoder: the preparation runs a process per core.
+  stream.codec_context.thread_count = 1
+  stream.codec_context.options = _STRICT
+  return container.decode(stream)
+
+
+def _promised(container: av.container.InputContainer) -> int:
+  stream = container.streams.video[0]
+  if stream.frames or not (stream.duration and stream.average_rate):
+    return stream.frames
+  return round(stream.duration * stream.time_base * stream.average_rate)
