@@ -1,25 +1,20 @@
-"""The training loop: it orchestrates; steps, data and checkpoints know nothing of each other."""
+"""Trains a DFREC: it orchestrates; steps, data and checkpoints know nothing of each other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import contextlib
-import dataclasses
 import functools
-import signal
-import threading
-from typing import Any
 
 from absl import logging
 import jax
-from jax.experimental import multihost_utils
 import ml_collections
 
 from dfrec_jax import checkpointing, figures, programs, sharding, starting_point
 from dfrec_jax.evaluate import FACES, Evaluator
-from dfrec_jax.metric_logging import MetricLogger
 from dfrec_jax.objective import load_encoders
 from dfrec_jax.optimizer import make_optimizer
 from dfrec_jax.train_state import plan_state
 from dfrec_jax.train_step import make_train_step
+from dfrec_jax.training_loop import Loop, Termination
 from input_pipeline.loader import batch_shapes, train_loader
 from input_pipeline.sources import make_source
 
@@ -78,8 +73,8 @@ def train(
       evaluator.compile_ahead(abstract.ema)
     if fresh:
       state = starting_point.start(initialise(init_key), given)
-    run = _Run(config, workdir, checkpointer, evaluator, learning_rate)
-    run.loop(
+    evaluate = functools.partial(_evaluate, evaluator, config, workdir)
+    Loop(config, workdir, checkpointer, learning_rate, evaluate).run(
       state, iterator, lambda state: step(state, next(iterator), encoder_params, step_key), stop
     )
 
@@ -105,97 +100,23 @@ def _training_batches(config, source, mesh):
   )
 
 
-@dataclasses.dataclass
-class _Run:
-  """The loop and what happens at its intervals."""
-
-  config: ml_collections.ConfigDict
-  workdir: str
-  checkpointer: checkpointing.Checkpointer
-  evaluator: Evaluator
-  learning_rate: Callable[[int], Any]
-
-  def loop(self, state, iterator, advance, stop) -> None:
-    config = self.config
-    done = int(state.step)
-    logger = MetricLogger(
-      self.workdir, first_step=done, last_step=config.steps, batch_size=config.batch_size
-    )
-    due = lambda every: bool(every) and (done % every == 0 or done == config.steps)
-    stopped = False
-    with contextlib.closing(logger):
-      while done < config.steps and not stopped:
-        state, metrics = advance(state)
-        done += 1
-        logger.add(done, metrics)
-        stopped = stop.requested_at(done)
-        finished = stopped or done == config.steps
-        saves = due(config.checkpoint_every) or due(config.eval_every) or finished
-        # A checkpoint never holds a state that follows a loss that is not finite.
-        if due(config.log_every) or saves:
-          logger.flush(learning_rate=float(self.learning_rate(done - 1)))
-        if saves:
-          evaluates = due(config.eval_every) and not stopped
-          result = self._evaluate(state, done, logger, stop) if evaluates else None
-          self.checkpointer.save(state, iterator, result)
-          logger.pause()
-    if stopped:
-      logging.warning('Stopped by SIGTERM at step %d; start it again to resume.', done)
-
-  def _evaluate(self, state, done, logger, stop) -> dict[str, float] | None:
-    result = self.evaluator(
-      state.ema,
-      examples=self.config.eval_examples,
-      should_stop=stop.requested_here,
-    )
-    if result is None:
-      return None
-    flat = {
-      f'eval/{kind}/{group}/{name}': value
-      for kind, groups in result.metrics.items()
-      for group, values in groups.items()
-      for name, value in values.items()
-      if value is not None
-    }
-    logger.write(done, flat)
-    if jax.process_index() == 0:
-      figure = figures.faces_figure(FACES, result.faces, labels=result.labels)
-      figures.save_figure(figure, f'{self.workdir}/figures/step_{done:07d}.png')
-    return result.metrics['recovered']['all']
-
-
-class Termination:
-  """Notes SIGTERM while it is entered; a second one ends the process as usual.
-
-  With several processes JAX itself notes it, and all of them learn of it at the same step: one that
-  stopped alone would leave the others waiting.
-  """
-
-  def __init__(self):
-    self._noted = False
-    self._handles = (
-      jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
-    )
-
-  def __enter__(self) -> 'Termination':
-    if self._handles:
-      self._before = signal.signal(signal.SIGTERM, self._note)
-    return self
-
-  def _note(self, *unused) -> None:
-    self._noted = True
-    signal.signal(signal.SIGTERM, self._before)
-
-  def __exit__(self, *unused) -> None:
-    if self._handles:
-      signal.signal(signal.SIGTERM, self._before)
-
-  def requested_at(self, step: int) -> bool:
-    """Whether to stop after step `step`; every process asks, and gets the same answer."""
-    if jax.process_count() > 1:
-      return multihost_utils.reached_preemption_sync_point(step)
-    return self._noted
-
-  def requested_here(self) -> bool:
-    """Whether this process, being the only one, may give up what it does between steps."""
-    return self._noted
+def _evaluate(evaluator, config, workdir, state, done, logger, stop) -> dict[str, float] | None:
+  result = evaluator(
+    state.ema,
+    examples=config.eval_examples,
+    should_stop=stop.requested_here,
+  )
+  if result is None:
+    return None
+  flat = {
+    f'eval/{kind}/{group}/{name}': value
+    for kind, groups in result.metrics.items()
+    for group, values in groups.items()
+    for name, value in values.items()
+    if value is not None
+  }
+  logger.write(done, flat)
+  if jax.process_index() == 0:
+    figure = figures.faces_figure(FACES, result.faces, labels=result.labels)
+    figures.save_figure(figure, f'{workdir}/figures/step_{done:07d}.png')
+  return result.metrics['recovered']['all']

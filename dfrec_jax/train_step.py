@@ -75,16 +75,37 @@ def make_train_step(
       )
       return total, (terms, updated['batch_stats'])
 
-    (total, (terms, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = update_average(
-      state.ema, {'params': params, 'batch_stats': batch_stats}, config.ema_decay, state.step
-    )
-    metrics = {'loss': total, **terms, 'gradient_norm': optax.global_norm(gradients)}
-    return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+    return descend(state, loss, tx, ema_decay=config.ema_decay)
 
   return train_step
+
+
+def descend(
+  state: TrainState,
+  loss: Callable[[Any], tuple[jax.Array, tuple[Metrics, Any]]],
+  tx: optax.GradientTransformation,
+  *,
+  ema_decay: float,
+) -> tuple[TrainState, Metrics]:
+  """One step of the optimizer and of the moving average.
+
+  Args:
+    state: before it.
+    loss: params -> (loss, (its terms, batch statistics)).
+    tx: the optimizer.
+    ema_decay: of the moving average.
+
+  Returns:
+    The state after it, and `loss`, the terms and `gradient_norm`.
+  """
+  (total, (terms, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+  updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  ema = update_average(
+    state.ema, {'params': params, 'batch_stats': batch_stats}, ema_decay, state.step
+  )
+  metrics = {'loss': total, **terms, 'gradient_norm': optax.global_norm(gradients)}
+  return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
 
 
 def make_predict_step(model: DFREC) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:

@@ -6,7 +6,7 @@ and the example's position in the stream, so any batch can be made again.
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import grain
@@ -25,6 +25,7 @@ MODEL_KEYS = {
   'label': np.int32,
 }
 TWIN = 'twin'
+T = TypeVar('T')
 # Rec. 601 weights of red, green and blue in grey.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _MID_GREY = 127.5
@@ -69,18 +70,23 @@ class Augmentation:
     """
     if isinstance(fields, cls):
       return fields
-    names = {field.name for field in dataclasses.fields(cls)}
-    if wrong := names.symmetric_difference(fields):
-      raise InputError(
-        f'augmentation must have exactly the fields {", ".join(sorted(names))}; '
-        f'missing or unknown: {", ".join(sorted(wrong))}.'
-      )
-    return cls(**{name: fields[name] for name in names})
+    return from_fields(cls, fields)
 
   @classmethod
   def none(cls) -> 'Augmentation':
     """Examples as they are."""
     return cls(flip=False, crop=0, probability=0, colour=0, blur=0, noise=0, jpeg=(100, 100))
+
+
+def from_fields(cls: type[T], fields: Mapping[str, Any]) -> T:
+  """A dataclass from a mapping with exactly its fields; an InputError names what is wrong."""
+  names = {field.name for field in dataclasses.fields(cls)}
+  if wrong := names.symmetric_difference(fields):
+    raise InputError(
+      f'augmentation must have exactly the fields {", ".join(sorted(names))}; '
+      f'missing or unknown: {", ".join(sorted(wrong))}.'
+    )
+  return cls(**{name: fields[name] for name in names})
 
 
 def _require(name: str, value: Any, valid: bool, allowed: str):

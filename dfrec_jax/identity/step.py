@@ -10,9 +10,8 @@ import optax
 
 from dfrec_jax import sharding
 from dfrec_jax.identity.recognition import Recognizer, arcface_loss, contrastive_loss
-from dfrec_jax.train_state import TrainState, update_average
-
-Metrics = dict[str, jax.Array]
+from dfrec_jax.train_state import TrainState
+from dfrec_jax.train_step import Metrics, descend
 
 
 def make_train_step(
@@ -43,13 +42,6 @@ def make_train_step(
       terms = {'arcface': arcface, 'contrast': contrast, 'accuracy': accuracy}
       return total, (terms, updated['batch_stats'])
 
-    (total, (terms, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = update_average(
-      state.ema, {'params': params, 'batch_stats': batch_stats}, config.ema_decay, state.step
-    )
-    metrics = {'loss': total, **terms, 'gradient_norm': optax.global_norm(gradients)}
-    return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+    return descend(state, loss, tx, ema_decay=config.ema_decay)
 
   return train_step

@@ -1,6 +1,6 @@
-"""Trains an identity encoder: the loop alone."""
+"""Trains an identity encoder: people, step and loop put together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -23,10 +23,9 @@ from dfrec_jax.identity.export import FILE, write_encoder
 from dfrec_jax.identity.people import People, make_people
 from dfrec_jax.identity.step import make_train_step
 from dfrec_jax.identity.views import Variation, draw_view
-from dfrec_jax.metric_logging import MetricLogger
 from dfrec_jax.optimizer import make_optimizer
-from dfrec_jax.train import Termination
-from dfrec_jax.train_state import TrainState, plan_state
+from dfrec_jax.train_state import plan_state
+from dfrec_jax.training_loop import Loop, Termination
 from input_pipeline.loader import TrainIterator, stream_batches
 
 
@@ -74,8 +73,10 @@ def train(
       donate_argnums=0,
       compiler_options=options,
     )
-    run = _Run(config, workdir, checkpointer, _Evaluator(held_out, mesh), learning_rate)
-    run.loop(state, iterator, step, stop)
+    evaluate = functools.partial(_evaluate, _Evaluator(held_out, mesh), config, workdir)
+    Loop(config, workdir, checkpointer, learning_rate, evaluate).run(
+      state, iterator, lambda state: step(state, next(iterator)), stop
+    )
 
 
 def view_batches(
@@ -157,46 +158,13 @@ def _network(variables: Mapping[str, Any]) -> dict[str, Any]:
   return {name: variables[name]['network'] for name in ('params', 'batch_stats')}
 
 
-@dataclasses.dataclass
-class _Run:
-  """The loop and what happens at its intervals."""
-
-  config: ml_collections.ConfigDict
-  workdir: str
-  checkpointer: checkpointing.Checkpointer
-  evaluator: _Evaluator
-  learning_rate: Callable[[int], Any]
-
-  def loop(self, state: TrainState, iterator: TrainIterator, step, stop: Termination) -> None:
-    config, done = self.config, int(state.step)
-    logger = MetricLogger(
-      self.workdir, first_step=done, last_step=config.steps, batch_size=config.batch_size
-    )
-    due = lambda every: bool(every) and (done % every == 0 or done == config.steps)
-    stopped = False
-    with contextlib.closing(logger):
-      while done < config.steps and not stopped:
-        state, metrics = step(state, next(iterator))
-        done += 1
-        logger.add(done, metrics)
-        stopped = stop.requested_at(done)
-        saves = due(config.checkpoint_every) or due(config.eval_every) or stopped
-        if due(config.log_every) or saves:
-          logger.flush(learning_rate=float(self.learning_rate(done - 1)))
-        if saves:
-          evaluates = due(config.eval_every) and not stopped
-          result = self._evaluate(state, done, logger) if evaluates else None
-          self.checkpointer.save(state, iterator, result)
-          logger.pause()
-    if stopped:
-      logging.warning('Stopped by SIGTERM at step %d; start it again to resume.', done)
-
-  def _evaluate(self, state: TrainState, done: int, logger: MetricLogger) -> dict[str, float]:
-    result, network = self.evaluator(state.ema)
-    logger.write(done, {f'eval/{name}': value for name, value in result.items()})
-    if jax.process_index() == 0:
-      config = json.loads(self.config.to_json_best_effort())
-      card = {'licence': self.config.licence, 'step': done, 'verification': result}
-      card |= {'config': config}
-      write_encoder(f'{self.workdir}/{FILE}', network, card, dtype=self.config.export_dtype)
-    return result
+def _evaluate(evaluator, config, workdir, state, done, logger, stop) -> dict[str, float]:
+  del stop  # It takes seconds.
+  result, network = evaluator(state.ema)
+  logger.write(done, {f'eval/{name}': value for name, value in result.items()})
+  if jax.process_index() == 0:
+    fields = json.loads(config.to_json_best_effort())
+    card = {'licence': config.licence, 'step': done, 'verification': result}
+    card |= {'config': fields}
+    write_encoder(f'{workdir}/{FILE}', network, card, dtype=config.export_dtype)
+  return result

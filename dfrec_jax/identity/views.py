@@ -9,7 +9,7 @@ import numpy as np
 
 from dfrec_jax.encoders import alignment
 from dfrec_jax.errors import InputError
-from input_pipeline.transforms import add_noise, change_colour, compress_jpeg
+from input_pipeline.transforms import add_noise, change_colour, compress_jpeg, from_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,13 +57,7 @@ class Variation:
   @classmethod
   def create(cls, fields: Mapping[str, Any]) -> 'Variation':
     """From a mapping with exactly the fields above; an InputError names what is wrong."""
-    names = {field.name for field in dataclasses.fields(cls)}
-    if wrong := names.symmetric_difference(fields):
-      raise InputError(
-        f'augmentation must have exactly the fields {", ".join(sorted(names))}; missing or '
-        f'unknown: {", ".join(sorted(wrong))}.'
-      )
-    return cls(**{name: fields[name] for name in names})
+    return from_fields(cls, fields)
 
 
 def draw_view(
