@@ -1,5 +1,6 @@
 """What every configuration starts from, and the one parser of their arguments."""
 
+import os
 from typing import Any
 
 import ml_collections
@@ -212,6 +213,12 @@ def without_encoders(config: ml_collections.ConfigDict) -> None:
   """Switches off every term that needs a frozen encoder, and the identity metrics."""
   config.loss.weights.update(identity=0.0, perceptual=0.0, attribute=0.0)
   config.metric_encoder.weights = ''
+
+
+def face_encoder() -> str:
+  """Weights of MobileFaceNet for who names none: the usual file, or else the package's own."""
+  usual = '../shared/encoders/mobilefacenet.npz'
+  return usual if os.path.exists(usual) else 'shipped_lfw'
 
 
 def use_face_encoder(config: ml_collections.ConfigDict, weights: str) -> None:

@@ -14,16 +14,14 @@ pass shows other swaps; splits are by person. Arguments:
                       of the people of `root` is held out
   size                nano, Ti/16, S/16, B/16, L/16, H/14
   image_size          side of the model's images, in pixels
-  encoder             weights of MobileFaceNet (.npz), for the identity terms and metrics; `none`
-                      trains without the terms and does not measure identity, which is the default
-                      of `root=tfds:NAME` where the usual file is not there
+  encoder             weights of MobileFaceNet (.npz), for the identity terms and metrics; without
+                      the usual file `shipped_lfw`, a weaker one of the package; `none` trains
+                      without the terms and does not measure identity
   steps, batch_size   how long to train; the curriculum and the schedule follow
 
 The defaults are those of configs/triplets.py but for the data: what swaps made on the fly gain over
 a fixed list of them is the difference of the two.
 """
-
-import os
 
 from configs import common
 
@@ -33,15 +31,12 @@ def get_config(arguments: str | None = None):
     arguments,
     root='../shared/faces/lfw160/train',
     eval='../shared/faces/val.csv',
-    encoder='../shared/encoders/mobilefacenet.npz',
+    encoder=common.face_encoder(),
     size='nano',
     image_size=96,
     steps=2_700,
     batch_size=8,
   )
-  if args.root.startswith('tfds:') and 'encoder' not in args.given:
-    # A new user has the photographs, and no weights yet.
-    args.encoder = args.encoder if os.path.exists(args.encoder) else 'none'
   config = common.base()
   config.name = 'faces'
   common.train_small(config, args)

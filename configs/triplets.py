@@ -8,8 +8,9 @@ target_identity; paths are relative to the manifest's folder. Arguments:
   root, train, eval   the folder and its manifests
   size                nano, Ti/16, S/16, B/16, L/16, H/14
   image_size          side of the model's images, in pixels
-  encoder             weights of MobileFaceNet (.npz), for the identity terms and metrics; `none`
-                      trains without the terms and does not measure identity
+  encoder             weights of MobileFaceNet (.npz), for the identity terms and metrics; without
+                      the usual file `shipped_lfw`, a weaker one of the package; `none` trains
+                      without the terms and does not measure identity
   steps, batch_size   how long to train; the curriculum and the schedule follow
 
 Expected on 2 CPU cores in under an hour, with the defaults: docs/results.md.
@@ -24,7 +25,7 @@ def get_config(arguments: str | None = None):
     root='../shared/faces',
     train='train.csv',
     eval='val.csv',
-    encoder='../shared/encoders/mobilefacenet.npz',
+    encoder=common.face_encoder(),
     size='nano',
     image_size=96,
     steps=2_700,

@@ -51,7 +51,8 @@ def build_model(config: ml_collections.ConfigDict | Mapping[str, Any]) -> DFREC:
     InputError: its settings do not fit each other.
   """
   settings = {**LATER_SETTINGS, **config}
-  fields = {field.name for field in dataclasses.fields(DFREC)} - {'parent', 'name'}
+  # How parameters lie in memory is no setting: files have them stacked.
+  fields = {field.name for field in dataclasses.fields(DFREC)} - {'parent', 'name', 'stacked'}
   if wrong := fields.symmetric_difference(settings):
     raise InputError(
       f'config.model has missing or unknown fields: {", ".join(sorted(wrong))}; it was written by '

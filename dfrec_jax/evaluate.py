@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 import ml_collections
 import numpy as np
 
-from dfrec_jax import calibration, figures, metrics, sharding
+from dfrec_jax import calibration, figures, metrics, programs, sharding
 from dfrec_jax.checkpointing import EVALUATION, load_model, write_json
 from dfrec_jax.encoders.registry import load_encoder
 from dfrec_jax.errors import InputError
@@ -28,7 +28,6 @@ from dfrec_jax.measurements import (
   table,
 )
 from dfrec_jax.models.dfrec import DFREC
-from dfrec_jax.programs import compile_ahead
 from dfrec_jax.recovery import Batch, Recovery, recover_batch
 from dfrec_jax.suite import running
 from dfrec_jax.suite.measuring import Remembered
@@ -132,7 +131,7 @@ class Evaluator:
   ):
     self._model, self._config, self._source, self.mesh = model, config, source, mesh
     self._rows = sharding.batch_sharding(mesh)
-    self._predict = jax.jit(make_predict_step(model), out_shardings=self._rows)
+    self._predict = programs.jit(make_predict_step(model), out_shardings=self._rows)
     sharding.check_batch_size(config.batch_size, mesh)
     encoder = config.metric_encoder
     self.embed = Embedder(load_encoder(encoder.name, encoder.weights)) if encoder.weights else None
@@ -148,7 +147,7 @@ class Evaluator:
     forged = jax.ShapeDtypeStruct(
       (self._config.batch_size, side, side, 3), np.uint8, sharding=self._rows
     )
-    self._predict = compile_ahead(self._predict, variables, forged, jax.random.key(0))
+    self._predict = programs.compile_ahead(self._predict, variables, forged, jax.random.key(0))
 
   def recover(self, variables: Any) -> Callable[[Batch, int], list[Recovery]]:
     """The function (batch, number of the batch) -> recoveries of its examples."""

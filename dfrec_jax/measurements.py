@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dfrec_jax import metrics
+from dfrec_jax import metrics, programs
 from dfrec_jax.encoders.registry import FrozenEncoder
 from dfrec_jax.errors import InputError
 from dfrec_jax.recovery import Recovery
@@ -47,7 +47,7 @@ class Embedder:
     self._mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), ('data',))
     self._here = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec())
     self._params = jax.device_put(encoder.params, self._here)
-    self._embed = jax.jit(lambda params, x: encoder.embed(params, x.astype(np.float32) / 255))
+    self._embed = programs.jit(lambda params, x: encoder.embed(params, x.astype(np.float32) / 255))
 
   def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
     """Embeddings (n, D) of n images (H, W, 3) uint8."""

@@ -1,18 +1,28 @@
-"""Programs compiled while something else goes on."""
+"""Programs: how they are compiled, and while what else goes on."""
 
 from collections.abc import Callable
 from concurrent import futures
+import functools
 from typing import Any
 
 import jax
 
 from dfrec_jax.errors import InputError
 
-# Name -> backend -> options of XLA for the training step; backends that are not there take none.
-# `overlap` hides the exchange of parameters and gradients behind computation.
+# On a CPU, YNNPACK multiplies and sums, and no more. Its convolutions are slower than Eigen's,
+# which XLA takes otherwise (gradients of kernels at 224 px: a quarter of the speed), and a product
+# into which a norm or an activation is fused computes that again for each tile.
+_CPU = {
+  'xla_cpu_experimental_ynn_fusion_type': (
+    'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
+  )
+}
+# Name -> backend -> options of XLA; backends that are not there take none. `overlap` hides the
+# exchange of parameters and gradients behind computation.
 COMPILER_OPTIONS = {
-  'default': {},
+  'default': {'cpu': _CPU},
   'overlap': {
+    'cpu': _CPU,
     'tpu': {
       'xla_enable_async_all_gather': 'true',
       'xla_tpu_enable_async_collective_fusion_fuse_all_gather': 'true',
@@ -26,6 +36,11 @@ COMPILER_OPTIONS = {
 }
 
 
+def jit(function: Callable[..., Any], **kwargs: Any) -> Any:
+  """`jax.jit` with the default options of the compiler; for what works long, networks above all."""
+  return jax.jit(function, compiler_options=compiler_options('default'), **kwargs)
+
+
 def compiler_options(name: str, backend: str | None = None) -> dict[str, str]:
   """For `jax.jit`: the options of that name for the backend, JAX's default one unless given.
 
@@ -36,7 +51,19 @@ def compiler_options(name: str, backend: str | None = None) -> dict[str, str]:
     raise InputError(
       f'config.compiler_options is {name!r}; it is one of {", ".join(COMPILER_OPTIONS)}.'
     )
-  return dict(COMPILER_OPTIONS[name].get(backend or jax.default_backend(), {}))
+  backend = backend or jax.default_backend()
+  options = COMPILER_OPTIONS[name].get(backend, {})
+  return dict(options) if backend != 'cpu' or _taken() else {}
+
+
+@functools.cache
+def _taken() -> bool:
+  """Whether the installed XLA knows the options for a CPU, which are experimental there."""
+  try:
+    jax.jit(lambda x: x, compiler_options=_CPU).lower(0.0).compile()
+  except jax.errors.JaxRuntimeError:
+    return False
+  return True
 
 
 def compile_ahead(function: Any, *args: Any) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from dfrec_jax.models.dfrec import DFREC
+from dfrec_jax.models.vit import unstack
 from dfrec_jax.resolution import mask_to_photograph, to_photograph
 
 # Forged images at the model's size, padded, and the examples as their source gave them.
@@ -28,6 +29,17 @@ class Recovery:
   target: np.ndarray
   mask: np.ndarray
   score: float
+
+
+def for_recovery(model: DFREC, variables: Mapping[str, Any]) -> tuple[DFREC, Mapping[str, Any]]:
+  """The model and its variables in the form in which this process' devices recover soonest.
+
+  On a CPU each of the TIRM's blocks gets its own arrays, see `vit.Transformer`. Accelerators read a
+  layer where it lies in the stack, and compile one block sooner than all of them.
+  """
+  if jax.default_backend() != 'cpu' or not model.stacked:
+    return model, variables
+  return model.clone(stacked=False), {**variables, 'params': unstack(variables['params'])}
 
 
 def recover_batch(

@@ -10,6 +10,7 @@ import pytest
 
 from dfrec_jax.models.dfrec import DFREC, PUBLISHED
 from dfrec_jax.models.target_reconstruction import patchify
+from dfrec_jax.recovery import for_recovery
 
 SIZE = 32
 
@@ -178,3 +179,15 @@ def test_bad_settings_are_refused(settings, match):
 def test_noise_is_for_published_indexing():
   with pytest.raises(ValueError, match='only for published'):
     build().init(jax.random.key(0), images(), noise=jnp.zeros((2, 16)))
+
+
+def test_recovery_on_a_cpu_takes_no_layer_out_of_a_stack(default):
+  model, variables = default
+  unstacked, own = for_recovery(model, variables)
+  encoder = own['params']['tirm']['encoder']
+  assert 'blocks' not in encoder
+  stacked = variables['params']['tirm']['encoder']['blocks']['mlp_1']['kernel']
+  np.testing.assert_array_equal(encoder['block_1']['mlp_1']['kernel'], stacked[1])
+  expected, got = run(model, variables, images()), run(unstacked, own, images())
+  np.testing.assert_allclose(got.target, expected.target, atol=1e-6)
+  assert for_recovery(unstacked, own) == (unstacked, own)

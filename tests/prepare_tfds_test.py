@@ -13,6 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import faces as config_of_faces
+from dfrec_jax.encoders.registry import load_encoder
 from dfrec_jax.errors import InputError
 from input_pipeline.people.landmarks import read_landmarks
 from input_pipeline.prepare import landmarks, lfw, portraits, tfds_people
@@ -132,10 +133,14 @@ def test_training_prepares_at_the_first_use(mesh, monkeypatch):
     make_source(config.data, 'train', seed=0)
 
 
-def test_without_a_file_of_weights_a_new_user_trains_without_them():
+def test_without_a_file_of_weights_a_new_user_trains_with_those_of_the_package(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
   config = config_of_faces.get_config('root=tfds:lfw')
   assert config.data.root == 'tfds:lfw' and not config.data.eval
-  assert config.metric_encoder.weights == '' and config.loss.weights.identity == 0
+  assert config.metric_encoder.weights == 'shipped_lfw' and config.loss.weights.identity > 0
+  assert load_encoder(config.metric_encoder.name, 'shipped_lfw').embed
   given = config_of_faces.get_config('root=tfds:lfw,encoder=mine.npz')
   assert given.metric_encoder.weights == 'mine.npz'
 

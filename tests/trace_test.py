@@ -396,6 +396,18 @@ class TestBadGalleries:
     path.write_text(json.dumps(description))
 
 
+def test_without_weights_the_encoder_of_the_package_is_taken(tmp_path, capsys):
+  for person in range(2):
+    photograph(person, 0, tmp_path / 'people' / str(person) / '0.jpg')
+  arguments = ['index', str(tmp_path / 'people'), str(tmp_path / 'g'), '--already-cropped']
+  assert command.main(arguments) == 0
+  made = json.loads((tmp_path / 'g' / 'gallery.json').read_text())
+  assert made['encoder']['weights'] == 'shipped_lfw'  # Wherever the package lies.
+  assert len(gallery.Gallery.load(tmp_path / 'g').embed([np.zeros((64, 64, 3), np.uint8)])) == 1
+  assert command.main([*arguments, '--encoder=iresnet']) != 0
+  assert 'give their file with --encoder-weights' in capsys.readouterr().err
+
+
 class TestCommand:
   @pytest.fixture(autouse=True)
   def colours(self, monkeypatch, tmp_path):

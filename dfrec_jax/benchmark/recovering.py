@@ -7,10 +7,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from dfrec_jax import checkpointing, sharding
+from dfrec_jax import checkpointing, programs, sharding
 from dfrec_jax.benchmark import modules
 from dfrec_jax.benchmark.timing import compile_program
 from dfrec_jax.benchmark.training import Part
+from dfrec_jax.recovery import for_recovery
 from dfrec_jax.train_step import make_predict_step
 
 
@@ -37,12 +38,15 @@ class RecoveryParts:
     rows, side = sharding.batch_sharding(mesh), config.model.image_size
     images = np.random.default_rng(0).integers(0, 256, (config.batch_size, side, side, 3), np.uint8)
     self.images = jax.device_put(images, rows)
-    predict = jax.jit(make_predict_step(self.model))
-    self.parts = {'step': self._part(predict, self.variables, self.images, self.key)}
+    model, variables = for_recovery(self.model, self.variables)
+    predict = programs.jit(make_predict_step(model))
+    self.parts = {'step': self._part(predict, variables, self.images, self.key)}
     if by_part:
-      for name, call in modules.calls(self.model, config.batch_size, train=False).items():
-        own = {k: tree[name] for k, tree in self.variables.items() if name in tree}
-        self.parts[name] = self._part(jax.jit(call.forward()), own, self.key, *call.example(rows))
+      for name, call in modules.calls(model, config.batch_size, train=False).items():
+        own = {k: tree[name] for k, tree in variables.items() if name in tree}
+        self.parts[name] = self._part(
+          programs.jit(call.forward()), own, self.key, *call.example(rows)
+        )
 
   def _part(self, function, *args) -> Part:
     program = compile_program(function, *args)

@@ -126,7 +126,7 @@ class TrainingParts:
       if call.name in getattr(state, collection)
     }
     program = compile_program(
-      jax.jit(call.gradients()), variables(self._abstract), self._key, *args
+      programs.jit(call.gradients()), variables(self._abstract), self._key, *args
     )
     return Part(program, lambda: program.compiled(variables(self._state), self._key, *args))
 
@@ -149,7 +149,7 @@ class TrainingParts:
       return jax.grad(total)(recovered)
 
     true = {'source': source, 'target': target, 'label': self.batch['label']}
-    program = compile_program(jax.jit(run), self._frozen_params, (target, source), true)
+    program = compile_program(programs.jit(run), self._frozen_params, (target, source), true)
     return Part(program, lambda: program.compiled(self._frozen_params, (target, source), true))
 
   def _optimizer(self) -> Part:
@@ -165,7 +165,7 @@ class TrainingParts:
 
     gradients = jax.jit(lambda params: jax.tree.map(jnp.zeros_like, params))(self._state.params)
     shardings = jax.tree.map(lambda x: x.sharding, self._abstract)
-    step = jax.jit(update, out_shardings=(shardings, None), donate_argnums=0)
+    step = programs.jit(update, out_shardings=(shardings, None), donate_argnums=0)
     return self._carrying(step, gradients)
 
 

@@ -142,7 +142,9 @@ class _Evaluator:
     encoder = registry.ENCODERS['mobilefacenet'](arrays, jnp.float32)
     if self._embed is None:
       # The function is of the network's sizes alone, so it is compiled once.
-      self._embed = jax.jit(lambda params, x: encoder.embed(params, x.astype(jnp.float32) / 255))
+      self._embed = programs.jit(
+        lambda params, x: encoder.embed(params, x.astype(jnp.float32) / 255)
+      )
 
     def embed(pictures):
       batch = np.zeros((verification.READ_TOGETHER, *pictures[0].shape), np.uint8)

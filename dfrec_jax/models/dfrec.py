@@ -93,6 +93,7 @@ class DFREC(nn.Module):
       forged image. `guided_masking`: the masked patches are random, in evaluation too.
       `target_tokens`: the TIRM gets zeros, so that it is a masked autoencoder alone. `tirm`: a
       U-Net like the SIRM's paints the target from the forged image.
+    stacked: whether the TIRM's blocks share arrays of parameters, see `vit.Transformer`.
     dtype: of the computation; parameters, pictures and logits are float32.
   """
 
@@ -112,6 +113,7 @@ class DFREC(nn.Module):
   dropout: float = 0.5
   remat: str = 'none'
   without: str = ''
+  stacked: bool = True
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -278,6 +280,7 @@ class DFREC(nn.Module):
       forged_tokens=self.forged_tokens,
       residual=self.target_residual,
       remat=self.remat,
+      stacked=self.stacked,
       dtype=self.dtype,
       name='tirm',
     )

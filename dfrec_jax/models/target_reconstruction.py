@@ -48,6 +48,7 @@ class TargetReconstruction(nn.Module):
       them a residual must guess, from the target tokens alone, what it corrects. Not published.
     residual: add a correction to the forged patches, at first none, instead of a sigmoid's pixels.
     remat: what of each block is recomputed in the backward pass, a name of `remat.POLICIES`.
+    stacked: whether a transformer's blocks share arrays of parameters, see `vit.Transformer`.
   """
 
   image_size: int
@@ -65,6 +66,7 @@ class TargetReconstruction(nn.Module):
   forged_tokens: bool = False
   residual: bool = False
   remat: str = 'none'
+  stacked: bool = True
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -209,7 +211,9 @@ class TargetReconstruction(nn.Module):
   def _transformer(self, name, x):
     of = 'decoder_' if name == 'decoder' else ''
     depth, heads, mlp = (getattr(self, of + size) for size in ('depth', 'heads', 'mlp'))
-    transformer = vit.Transformer(depth, heads, mlp, remat=self.remat, dtype=self.dtype, name=name)
+    transformer = vit.Transformer(
+      depth, heads, mlp, remat=self.remat, stacked=self.stacked, dtype=self.dtype, name=name
+    )
     return transformer(x)
 
   def _token(self, name, width):

@@ -1,5 +1,6 @@
 """Vision transformer (Dosovitskiy et al., arXiv 2010.11929): pre-norm blocks, as torchvision's."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from flax import linen as nn
@@ -10,6 +11,9 @@ import numpy as np
 from dfrec_jax.models import layers
 from dfrec_jax.models.partitioning import constrain
 from dfrec_jax.models.remat import rematerialise
+
+# Names of the parameters of all blocks together, and of one by itself.
+_STACK, _BLOCK = 'blocks', 'block_{}'
 
 
 class Block(nn.Module):
@@ -83,21 +87,33 @@ def _cudnn_takes(features: int, dtype: Any) -> bool:
 class Transformer(nn.Module):
   """`depth` blocks and a final norm: (B, T, D) to (B, T, D).
 
-  The blocks' parameters are stacked along a leading axis `layers`, so that depth does not lengthen
-  compilation.
-
   Attributes:
     remat: what of each block is recomputed in the backward pass, a name of `remat.POLICIES`.
+    stacked: the blocks' parameters are stacked along a leading axis `layers`, so that depth does
+      not lengthen compilation. Otherwise each block has its own, as `unstack` makes them: a CPU
+      copies a layer out of the stack before it multiplies.
   """
 
   depth: int
   heads: int
   mlp: int
   remat: str = 'none'
+  stacked: bool = True
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    x = x.astype(self.dtype)
+    x = self._loop(x) if self.stacked else self._one_by_one(x)
+    return layers.layer_norm(dtype=self.dtype, name='norm')(x)
+
+  def _one_by_one(self, x):
+    block = rematerialise(Block, self.remat)
+    for layer in range(self.depth):
+      x = block(self.heads, self.mlp, self.dtype, name=_BLOCK.format(layer))(x)
+    return x
+
+  def _loop(self, x):
     def body(block, x, _):
       return block(x), None
 
@@ -109,9 +125,25 @@ class Transformer(nn.Module):
       length=self.depth,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
-    block = Block(self.heads, self.mlp, self.dtype, name='blocks')
-    x, _ = scan(block, x.astype(self.dtype), None)
-    return layers.layer_norm(dtype=self.dtype, name='norm')(x)
+    block = Block(self.heads, self.mlp, self.dtype, name=_STACK)
+    return scan(block, x, None)[0]
+
+
+def unstack(params: Mapping[str, Any]) -> dict[str, Any]:
+  """Parameters of a model whose transformers are not `stacked`, from those of one whose are.
+
+  Args:
+    params: nested, with any number of `Transformer`s in it.
+  """
+  unstacked = {}
+  for name, tree in params.items():
+    if name == _STACK:
+      depth = len(jax.tree.leaves(tree)[0])
+      for layer in range(depth):
+        unstacked[_BLOCK.format(layer)] = jax.tree.map(lambda x, i=layer: x[i], tree)
+    else:
+      unstacked[name] = unstack(tree) if isinstance(tree, Mapping) else tree
+  return unstacked
 
 
 def sincos_positions(height: int, width: int, features: int) -> np.ndarray:

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfrec_jax import programs
 from dfrec_jax.calibration import Calibration, weights_sha256
 from dfrec_jax.checkpointing import LoadedModel, load_model
 from dfrec_jax.errors import InputError
 from dfrec_jax.recover.crops import middle_square
 from dfrec_jax.recover.finding import smallest_useful
+from dfrec_jax.recovery import for_recovery
 from dfrec_jax.resolution import mask_to_photograph, to_photograph
 from input_pipeline.prepare.tracks import cut
 from input_pipeline.transforms import resize
@@ -104,7 +106,7 @@ class Recoverer:
       _check(name, number, _whole(number) and number >= 1, 'a whole number, at least 1')
     _check('false_alarms', false_alarms, _within(false_alarms, 0, 1), '0 to 1')
     _check('threshold', threshold, threshold is None or _within(threshold, 0, 1), '0 to 1')
-    self._model, self._variables = loaded.model, loaded.variables
+    self._model, self._variables = for_recovery(loaded.model, loaded.variables)
     self.image_size = loaded.model.image_size
     self.margin = float(loaded.config.get('data', {}).get('margin', _DEFAULT_MARGIN))
     self.batch_size, self.draws = batch_size, draws
@@ -137,7 +139,7 @@ class Recoverer:
       shape = (self.batch_size, self.image_size, self.image_size, 3)
       images = jax.ShapeDtypeStruct(shape, np.uint8)
       seed = jax.ShapeDtypeStruct((), np.uint32)
-      predict = jax.jit(functools.partial(_predict, self._model, self.draws))
+      predict = programs.jit(functools.partial(_predict, self._model, self.draws))
       # On accelerators products would be rounded, and kernels chosen by the clock.
       with jax.default_matmul_precision('highest'):
         lowered = predict.lower(self._variables, images, seed)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import os
 
 import cv2
-import jax
 import numpy as np
 from scipy import linalg
 
+from dfrec_jax import programs
 from dfrec_jax.encoders.weights import read_arrays
 from dfrec_jax.errors import InputError
 from dfrec_jax.suite import inception
@@ -31,7 +31,7 @@ class Features:
       self._params = inception.from_torch_arrays(read_arrays(weights))
     except ValueError as error:
       raise InputError(f'{os.fspath(weights)} does not fit InceptionV3. {error}') from error
-    self._apply = jax.jit(inception.InceptionV3().apply)
+    self._apply = programs.jit(inception.InceptionV3().apply)
 
   def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
     """(n, 2048) float32 of n images (H, W, 3) uint8 of any size."""

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfrec_jax import programs
 from dfrec_jax.encoders.weights import check_tensors, read_arrays
 from dfrec_jax.errors import InputError
 from dfrec_jax.models import layers
@@ -154,7 +155,7 @@ class Distance:
       raise InputError(
         f'{os.fspath(features)} and {os.fspath(heads)} do not fit LPIPS. {error}'
       ) from error
-    self._apply = jax.jit(LPIPS(network).apply)
+    self._apply = programs.jit(LPIPS(network).apply)
 
   def __call__(
     self, a: Sequence[np.ndarray], b: Sequence[np.ndarray], masks: Sequence[np.ndarray]

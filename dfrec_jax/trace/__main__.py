@@ -1,6 +1,6 @@
 """Traces faces among known people: python -m dfrec_jax.trace index|query (docs/tracing.md).
 
-python -m dfrec_jax.trace index GALLERY OUT --encoder-weights=FILE
+python -m dfrec_jax.trace index GALLERY OUT [--encoder-weights=FILE]
 python -m dfrec_jax.trace query OUT IMAGE... [--top=5] [--json]
 """
 
@@ -12,6 +12,7 @@ from dfrec_jax.errors import InputError
 from dfrec_jax.recover import command_line
 from dfrec_jax.recover.wording import printable
 
+_SHIPPED = 'shipped_lfw'
 _CAUTION = (
   'A similarity is no identification: a list always has a first place, also when the person is '
   'not in the gallery.'
@@ -28,7 +29,8 @@ _SHOWN = 20
 def index(arguments: argparse.Namespace) -> int:
   from dfrec_jax.trace import embedding, indexing
 
-  encoder = embedding.FaceEncoder(arguments.encoder, arguments.encoder_weights)
+  shipped = _SHIPPED if arguments.encoder == 'mobilefacenet' else ''
+  encoder = embedding.FaceEncoder(arguments.encoder, arguments.encoder_weights or shipped)
   stored = indexing.build(
     arguments.gallery,
     arguments.out,
@@ -123,7 +125,12 @@ def _parser() -> argparse.ArgumentParser:
   make.add_argument('gallery', metavar='GALLERY', help='PERSON/PHOTOGRAPH files, or photographs')
   make.add_argument('out', metavar='OUT', help='folder to write')
   make.add_argument('--encoder', default='mobilefacenet', help='name of a face encoder')
-  make.add_argument('--encoder-weights', default='', metavar='FILE', help='its weights')
+  make.add_argument(
+    '--encoder-weights',
+    default='',
+    metavar='FILE',
+    help=f'its weights; of mobilefacenet the small one of the package, {_SHIPPED}',
+  )
   make.add_argument(
     '--index',
     choices=['auto', 'exact', 'faiss'],

@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from dfrec_jax.encoders import registry
+from dfrec_jax.encoders import weights as weight_files
 from dfrec_jax.errors import InputError
 from dfrec_jax.measurements import Embedder
 from dfrec_jax.recover.photographs import file_sha256
@@ -16,7 +17,7 @@ class FaceEncoder:
 
   Attributes:
     name: one of `registry.ENCODERS`.
-    weights: its file, as an absolute path.
+    weights: its file, as an absolute path, or a name of `weights.SHIPPED`.
     sha256: of that file.
   """
 
@@ -30,13 +31,15 @@ class FaceEncoder:
       raise InputError(
         f'The weights of the encoder {name} are needed: give their file with --encoder-weights.'
       )
-    if not os.path.isfile(weights):
-      raise InputError(f'There is no weights file {weights}; correct --encoder-weights.')
-    encoder = registry.load_encoder(name, weights)
+    file = weight_files.weights_file(weights)
+    if not os.path.isfile(file):
+      raise InputError(f'There is no weights file {file}; correct --encoder-weights.')
+    encoder = registry.load_encoder(name, file)
     self._embed = Embedder(encoder)
     self.name = name
-    self.weights = os.path.abspath(weights)
-    self.sha256 = file_sha256(weights)
+    # By its name a shipped encoder is found wherever the package lies.
+    self.weights = weights if weights in weight_files.SHIPPED else os.path.abspath(file)
+    self.sha256 = file_sha256(file)
 
   def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
     """Embeddings (n, D) float32 of unit length of n framed faces (SIDE, SIDE, 3) uint8."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dfrec_jax.encoders.weights import weights_file
 from dfrec_jax.errors import InputError
 from dfrec_jax.recover.photographs import file_sha256
 from dfrec_jax.trace import people_search, storage
@@ -81,8 +82,8 @@ class Gallery:
 
     Args:
       folder: what `python -m dfrec_jax.trace index` wrote.
-      encoder_weights: the file of the encoder's weights; None looks where they were when the
-        gallery was made.
+      encoder_weights: the file of the encoder's weights, or the name of a shipped one; None looks
+        where they were when the gallery was made.
       encoder: one that is loaded already, in their place.
 
     Raises:
@@ -93,7 +94,7 @@ class Gallery:
     stored = storage.read(folder)
     made_with = stored.encoder
     if encoder is None:
-      path = pathlib.Path(encoder_weights or made_with['weights'])
+      path = pathlib.Path(weights_file(encoder_weights or made_with['weights']))
       if not path.is_file():
         raise InputError(
           f'The gallery {folder} was made with the encoder {made_with["name"]}, whose weights are '

@@ -139,7 +139,8 @@ class DFREC(nn.Module):
       InputError: fields are missing or unknown, or settings do not fit each other.
     """
     settings = {**dfrec.LATER_SETTINGS, **model_config}
-    fields = {field.name for field in dataclasses.fields(dfrec.DFREC)} - {'parent', 'name'}
+    fields = {field.name for field in dataclasses.fields(dfrec.DFREC)}
+    fields -= {'parent', 'name', 'stacked'}
     if wrong := fields.symmetric_difference(settings):
       raise InputError(
         f'config.model has missing or unknown fields: {", ".join(sorted(wrong))}; it was written '
