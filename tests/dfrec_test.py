@@ -187,7 +187,7 @@ def test_recovery_on_a_cpu_takes_no_layer_out_of_a_stack(default):
   encoder = own['params']['tirm']['encoder']
   assert 'blocks' not in encoder
   stacked = variables['params']['tirm']['encoder']['blocks']['mlp_1']['kernel']
-  np.testing.assert_array_equal(encoder['block_1']['mlp_1']['kernel'], stacked[1])
+  np.testing.assert_array_equal(encoder['block_0']['mlp_1']['kernel'], stacked[0])
   expected, got = run(model, variables, images()), run(unstacked, own, images())
   np.testing.assert_allclose(got.target, expected.target, atol=1e-6)
   assert for_recovery(unstacked, own) == (unstacked, own)

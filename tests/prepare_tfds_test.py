@@ -193,12 +193,12 @@ def server(monkeypatch):
     listening.shutdown()
 
 
-def archive():
+def archive(names=('lfw/Ann_A/Ann_A_0001.jpg', 'lfw/Bob_B/Bob_B_0001.jpg')):
   content = io.BytesIO()
   with tarfile.open(fileobj=content, mode='w:gz') as tar:
-    for number, name in enumerate(('Ann_A/Ann_A_0001.jpg', 'Bob_B/Bob_B_0001.jpg')):
+    for number, name in enumerate(names):
       data = cv2.imencode('.jpg', raw_trees.portrait(number).image)[1].tobytes()
-      entry = tarfile.TarInfo(f'lfw/{name}')
+      entry = tarfile.TarInfo(name)
       entry.size = len(data)
       tar.addfile(entry, io.BytesIO(data))
   return content.getvalue()
@@ -213,6 +213,14 @@ def test_lfw_is_fetched_without_tensorflow(mesh, server, tmp_path, monkeypatch):
   assert names.tolist() == ['Ann_A/Ann_A_0001.jpg', 'Bob_B/Bob_B_0001.jpg']
   assert server.requests == 1, 'it is fetched once'
   assert [path.name for path in (tmp_path / 'tfds/downloads').iterdir()] == ['lfw']
+
+
+def test_an_archive_that_leads_outside_is_refused(mesh, server, tmp_path, monkeypatch, capsys):
+  server.content = archive(['lfw/../../../outside.jpg'])
+  monkeypatch.setattr(lfw, 'SHA256', lfw.hashlib.sha256(server.content).hexdigest())
+  assert prepare('faces', 'tfds:lfw', tmp_path / 'out') == 1
+  assert 'leads out of the archive' in capsys.readouterr().err
+  assert not list(tmp_path.rglob('outside.jpg'))
 
 
 def test_lfw_that_cannot_be_fetched_is_one_sentence(mesh, server, tmp_path, capsys):

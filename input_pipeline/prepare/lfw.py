@@ -36,7 +36,7 @@ def fetch(folder: pathlib.Path) -> pathlib.Path:
       _download(folder / 'lfw.tgz.unfinished', archive)
     shutil.rmtree(unpacked, ignore_errors=True)
     with tarfile.open(archive) as tar:
-      tar.extractall(unpacked, filter='data')
+      _extract(tar, unpacked)
     (unpacked / 'lfw').rename(photographs)
   except (OSError, http.client.HTTPException, tarfile.TarError, EOFError) as error:
     raise InputError(
@@ -46,6 +46,17 @@ def fetch(folder: pathlib.Path) -> pathlib.Path:
   shutil.rmtree(unpacked)
   archive.unlink()
   return photographs
+
+
+def _extract(tar: tarfile.TarFile, folder: pathlib.Path):
+  """The archive's files; `extractall` has no filter of what leads outside before Python 3.11.4."""
+  for member in filter(tarfile.TarInfo.isfile, tar):
+    path = folder / member.name
+    if not path.resolve().is_relative_to(folder.resolve()):
+      raise tarfile.TarError(f'{member.name} leads out of the archive')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tar.extractfile(member) as content, path.open('wb') as file:
+      shutil.copyfileobj(content, file)
 
 
 def _download(part: pathlib.Path, path: pathlib.Path):
