@@ -23,7 +23,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from dfrec_jax import calibration, sharding, trees
 from dfrec_jax.errors import InputError
-from dfrec_jax.model_file import is_model_file, read_model_file
+from dfrec_jax.model_file import PRETRAINED, is_model_file, read_model_file
 from dfrec_jax.models import layers, remat
 from dfrec_jax.models.dfrec import DFREC, LATER_SETTINGS
 from dfrec_jax.train_state import TrainState
@@ -203,13 +203,14 @@ def load_model(path: str, *, mesh: jax.sharding.Mesh | None = None) -> LoadedMod
 
   Args:
     path: a workdir (its latest step), `WORKDIR@best`, one step, `WORKDIR/checkpoints/STEP`, a
-      converted checkpoint, or a single file, `.safetensors`.
+      converted checkpoint, a single file, `.safetensors`, or `pretrained`, the model of the
+      package.
     mesh: where the variables will live; the first device where None is given.
 
   Raises:
     InputError: there is no checkpoint.
   """
-  if is_model_file(path):
+  if path == PRETRAINED or is_model_file(path):
     return _load_model_file(path, mesh)
   workdir, step = _resolve(path)
   config = ml_collections.ConfigDict(_read_config(workdir / CONFIG))

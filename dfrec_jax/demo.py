@@ -1,6 +1,6 @@
 """A page on this machine: drop photographs or videos, see what was recovered, and the report.
 
-  python -m dfrec_jax.demo --checkpoint=CKPT
+  python -m dfrec_jax.demo [--checkpoint=CKPT]
 
 It needs the extra `demo` (Gradio), whose analytics, history and links to the outside are off; the
 browser is told to ask nobody but this server. What is dropped is deleted when the demo ends.

@@ -1,8 +1,8 @@
 """A model in one file: parameters and configuration as `.safetensors`.
 
 Names are paths in the trees of variables, `params/ism/encoder/stem/kernel`; the metadata holds the
-configuration, the step and, of an evaluated model, its calibration. Nothing in such a file is ever
-executed.
+configuration, the step and, of an evaluated model, its calibration. Parameters are float32, or
+float16 in half of the room; what is read is float32. Nothing in such a file is ever executed.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,9 @@ from dfrec_jax.calibration import parse_record
 from dfrec_jax.errors import InputError
 
 SUFFIX = '.safetensors'
+# What names the model that comes with the package (docs/model_card.md), and its file.
+PRETRAINED = 'pretrained'
+_NANO = epath.Path(__file__).parent / 'pretrained' / 'nano.safetensors'
 _FORMAT = 'dfrec_jax'
 
 
@@ -33,6 +36,8 @@ def write_model_file(
   config: Mapping[str, Any],
   step: int,
   calibration: Mapping[str, Any] | None = None,
+  *,
+  half: bool = False,
 ) -> None:
   """Writes collections of nested arrays with their configuration, beside and renamed.
 
@@ -42,14 +47,17 @@ def write_model_file(
     config: the whole configuration, as JSON has it.
     step: of the training.
     calibration: scores of the evaluation, see `calibration.make_record`.
+    half: parameters as float16; statistics of batch norms, which span more, stay as they are.
 
   Raises:
-    InputError: the file cannot be written.
+    InputError: a parameter is too large for float16, or the file cannot be written.
   """
   arrays = {
     name: np.asarray(array, order='C')
     for name, array in traverse_util.flatten_dict(dict(variables), sep='/').items()
   }
+  if half:
+    arrays = {k: _halved(k, a) if k.startswith('params/') else a for k, a in arrays.items()}
   metadata = {'format': _FORMAT, 'config': json.dumps(config), 'step': str(step)}
   if calibration is not None:
     metadata['calibration'] = json.dumps(calibration)
@@ -67,11 +75,12 @@ def write_model_file(
 def read_model_file(
   path: str,
 ) -> tuple[dict[str, Any], dict[str, Any], int, dict[str, Any] | None]:
-  """The variables (NumPy), the configuration, the step and the calibration of such a file.
+  """Variables (NumPy), configuration, step and calibration of such a file, or of `PRETRAINED`.
 
   Raises:
     InputError: there is no such file, or it is not one of this package.
   """
+  path = str(_NANO if path == PRETRAINED else path)
   if not epath.Path(path).is_file():
     raise InputError(f'There is no model file {path}; correct its path.')
   try:
@@ -82,7 +91,7 @@ def read_model_file(
           f'{path} is not a model of this package; convert a PyTorch checkpoint with '
           '`python -m dfrec_jax.convert from_torch`.'
         )
-      arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+      arrays = {name: _whole(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     config, step = json.loads(metadata['config']), int(metadata['step'])
     calibration = parse_record(metadata.get('calibration', ''))
   except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -90,3 +99,15 @@ def read_model_file(
       raise
     raise InputError(f'{path} is damaged or no .safetensors file: {error}.') from error
   return traverse_util.unflatten_dict(arrays, sep='/'), config, step, calibration
+
+
+def _halved(name: str, array: np.ndarray) -> np.ndarray:
+  with np.errstate(over='ignore'):
+    half = array.astype(np.float16)
+  if not np.isfinite(half).all():
+    raise InputError(f'{name} does not fit into float16; write the file without --half.')
+  return half
+
+
+def _whole(array: np.ndarray) -> np.ndarray:
+  return array.astype(np.float32) if array.dtype == np.float16 else array

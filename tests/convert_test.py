@@ -1,6 +1,7 @@
 """Whole checkpoints to and from PyTorch: what is kept, what is refused, what they compute."""
 
 import json
+import os
 import zipfile
 
 from flax import linen as nn
@@ -12,7 +13,7 @@ import pytest
 torch = pytest.importorskip('torch')
 
 from configs import common, quickstart  # noqa: E402
-from dfrec_jax import checkpointing, evaluate, sharding, starting_point  # noqa: E402
+from dfrec_jax import calibration, checkpointing, evaluate, sharding, starting_point  # noqa: E402
 from dfrec_jax.convert import __main__ as convert  # noqa: E402
 from dfrec_jax.convert import published, torch_files, torch_modules  # noqa: E402
 from dfrec_jax.errors import InputError  # noqa: E402
@@ -218,6 +219,39 @@ def test_a_single_file_holds_the_whole_model(aligned, tmp_path):
     file.truncate(5000)
   with pytest.raises(InputError, match='damaged'):
     checkpointing.load_model(other)
+
+
+def test_half_a_file_is_calibrated_by_itself(aligned, tmp_path):
+  path, variables = aligned
+  half, again = str(tmp_path / 'half.safetensors'), str(tmp_path / 'again.safetensors')
+  assert convert.to_file(path, half, half=True).endswith('not calibrated.')
+  loaded = checkpointing.load_model(half)
+  rounded = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), variables['params'])
+  jax.tree.map(np.testing.assert_array_equal, loaded.variables['params'], rounded)
+  statistics = (loaded.variables['batch_stats'], variables['batch_stats'])
+  jax.tree.map(np.testing.assert_array_equal, *statistics)
+  assert os.path.getsize(half) < 0.6 * os.path.getsize(path)
+
+  record = calibration.make_record(
+    {'pristine': [0.1], 'forged': [0.9]},
+    checkpoint=half,
+    step=3,
+    sha256=calibration.weights_sha256(loaded.variables),
+    data='drawn',
+  )
+  (tmp_path / 'calibration.json').write_text(json.dumps(record))
+  given = str(tmp_path / 'calibration.json')
+  assert 'and calibration' in convert.to_file(half, again, half=True, calibration=given)
+  assert checkpointing.load_model(again).calibration == record
+  with pytest.raises(InputError, match='is no calibration of'):
+    convert.to_file(path, str(tmp_path / 'other.safetensors'), calibration=given)
+
+
+def test_a_parameter_that_is_too_large_is_not_halved(tmp_path):
+  path = tmp_path / 'large.safetensors'
+  with pytest.raises(InputError, match=r'params/a does not fit into float16'):
+    write_model_file(path, {'params': {'a': np.float32([1e6])}}, {}, 0, half=True)
+  assert not path.exists()
 
 
 def test_a_model_trained_here_computes_the_same_in_pytorch(aligned, tmp_path):

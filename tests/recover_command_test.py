@@ -285,7 +285,6 @@ def test_exit_status_and_words(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
   ('options', 'says'),
   [
-    (['--checkpoint=pretrained'], 'No pretrained model comes with this version'),
     (['--checkpoint=nowhere'], 'nowhere holds no checkpoint'),
     (['--checkpoint=m', '--fps=0'], '--fps is 0.0'),
     (['--checkpoint=m', '--gallery=nowhere'], 'nowhere'),

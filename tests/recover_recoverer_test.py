@@ -157,8 +157,7 @@ def test_loading(tmp_path):
   assert (older.margin, older.threshold, older.false_alarms) == (1.45, 0.5, None)
   assert older.checkpoint['calibration'] is None
   assert older.checkpoint['sha256'] == loaded.checkpoint['sha256']
-  with pytest.raises(InputError, match='No pretrained model comes with this version'):
-    dfrec_jax.load()
+  assert dfrec_jax.load().checkpoint['path'] == 'pretrained'
   with pytest.raises(AttributeError, match='nothing'):
     dfrec_jax.nothing  # noqa: B018
 

@@ -2,7 +2,7 @@
 
 python -m dfrec_jax.convert from_torch IN.pth OUT [--config=configs/ffpp.py] [--heads=N]
 python -m dfrec_jax.convert to_torch IN OUT.pth
-python -m dfrec_jax.convert to_file IN OUT.safetensors
+python -m dfrec_jax.convert to_file IN OUT.safetensors [--half] [--calibration=FILE]
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
+from dfrec_jax import calibration as calibrations
 from dfrec_jax import checkpointing, model_file
 from dfrec_jax.convert import published, torch_export, torch_files
 from dfrec_jax.errors import InputError
@@ -100,15 +101,39 @@ def to_torch(source: str, out: str) -> str:
   return words
 
 
-def to_file(source: str, out: str) -> str:
-  """Writes parameters, configuration and calibration as one file, which `load_model` reads."""
+def to_file(source: str, out: str, *, half: bool = False, calibration: str = '') -> str:
+  """Writes parameters, configuration and calibration as one file, which `load_model` reads.
+
+  Args:
+    source: whatever `load_model` reads.
+    out: the file, `.safetensors`.
+    half: parameters as float16. The calibration of the source is left out, since the model is then
+      another one: evaluate the file, and write it again with the calibration of that.
+    calibration: `calibration.json` of an evaluation of `source`; where it is empty, that of its
+      workdir or file.
+
+  Returns:
+    What was written, in words.
+
+  Raises:
+    InputError: the calibration is of other weights, a parameter does not fit into float16, or the
+      file cannot be written.
+  """
   if not model_file.is_model_file(out):
     raise InputError(f'{out} must end in {model_file.SUFFIX}.')
   torch_export.check_writable(out)
   loaded = checkpointing.load_model(source)
+  record = None if half else loaded.calibration
+  if calibration:
+    record = calibrations.read_record(calibration)
+    if not calibrations.of_same_weights(record, loaded.variables):
+      raise InputError(
+        f'{calibration} is no calibration of {source}: give the one that `--mode=eval` wrote of it.'
+      )
   config = json.loads(loaded.config.to_json_best_effort())
-  model_file.write_model_file(out, _host(loaded), config, loaded.step, loaded.calibration)
-  return f'{out}: step {loaded.step} of {loaded.path}, with its configuration.'
+  model_file.write_model_file(out, _host(loaded), config, loaded.step, record, half=half)
+  calibrated = ' and calibration' if record else ', not calibrated'
+  return f'{out}: step {loaded.step} of {loaded.path}, with its configuration{calibrated}.'
 
 
 def _networks(source: str, state: dict[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -195,6 +220,10 @@ def _parser() -> argparse.ArgumentParser:
   single = commands.add_parser('to_file', help='parameters and configuration into one file')
   single.add_argument('source', metavar='IN', help='workdir, step or model file')
   single.add_argument('out', metavar='OUT', help='.safetensors')
+  single.add_argument('--half', action='store_true', help='parameters as float16')
+  single.add_argument(
+    '--calibration', default='', metavar='FILE', help='calibration.json of an evaluation of IN'
+  )
   return parser
 
 

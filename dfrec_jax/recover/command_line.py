@@ -15,7 +15,11 @@ def parser(prog: str, description: str) -> argparse.ArgumentParser:
     prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = result.add_argument
-  add('--checkpoint', required=True, help='workdir, WORKDIR@best, step, or .safetensors file')
+  add(
+    '--checkpoint',
+    default='pretrained',
+    help='workdir, WORKDIR@best, step, or .safetensors file; the model of the package',
+  )
   add('--already-cropped', action='store_true', help='each input is the crop of one face')
   add('--finder', default='cascade', choices=['cascade', 'mesh'], help='of faces; cascade')
   add('--seed', type=int, default=0, help='of the random masking; 0')

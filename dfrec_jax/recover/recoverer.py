@@ -15,6 +15,7 @@ from dfrec_jax import programs
 from dfrec_jax.calibration import Calibration, weights_sha256
 from dfrec_jax.checkpointing import LoadedModel, load_model
 from dfrec_jax.errors import InputError
+from dfrec_jax.model_file import PRETRAINED
 from dfrec_jax.recover.crops import middle_square
 from dfrec_jax.recover.finding import smallest_useful
 from dfrec_jax.recovery import for_recovery
@@ -22,7 +23,6 @@ from dfrec_jax.resolution import mask_to_photograph, to_photograph
 from input_pipeline.prepare.tracks import cut
 from input_pipeline.transforms import resize
 
-PRETRAINED = 'pretrained'
 _DEFAULT_MARGIN = 1.45  # Of checkpoints older than the setting, which were all trained with it.
 _UNCALIBRATED_THRESHOLD = 0.5
 _LARGEST_SEED = 2**32 - 1
@@ -318,7 +318,7 @@ def load(
   """Makes a checkpoint ready; the first recovery, or `compile`, compiles it.
 
   Args:
-    checkpoint: whatever `checkpointing.load_model` reads.
+    checkpoint: whatever `checkpointing.load_model` reads; by default the model of the package.
     batch_size: crops computed together.
     draws: masking keys for each crop; their mean is the target, their spread its stability.
     threshold: score from which a face counts as swapped; None takes it from the calibration, 0.5
@@ -328,11 +328,6 @@ def load(
   Raises:
     InputError: there is no such checkpoint, or a setting is out of range.
   """
-  if checkpoint == PRETRAINED:
-    raise InputError(
-      'No pretrained model comes with this version; train one or convert one, and give its path '
-      'as the checkpoint.'
-    )
   return Recoverer(
     _load_quietly(checkpoint),
     batch_size=batch_size,
