@@ -137,6 +137,9 @@ def _data() -> ml_collections.ConfigDict:
       # `people`: the folder is `root`; `eval` is a manifest (.csv) or another folder of people,
       # each a path of its own. If it is empty, this share of the people of `root` is held out.
       held_out=0.05,
+      # `people`: a manifest (.csv) of further swaps among its people, and their share of training.
+      list='',
+      list_share=0.5,
       # `people`: how far a pasted face moves to its source's shape, least and most; (0, 0) keeps
       # the target's shape.
       shape_transfer=(0.2, 0.8),

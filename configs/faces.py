@@ -12,6 +12,8 @@ pass shows other swaps; splits are by person. Arguments:
   eval                what to evaluate on: a manifest (.csv) as for configs/triplets.py, or another
                       folder of people. If it is empty, or `root` is given without it, a twentieth
                       of the people of `root` is held out
+  list                a manifest (.csv) of further swaps among the training people, made by other
+                      means: half of what training sees; needs `eval`
   size                nano, Ti/16, S/16, B/16, L/16, H/14
   image_size          side of the model's images, in pixels
   encoder             weights of MobileFaceNet (.npz), for the identity terms and metrics; without
@@ -31,6 +33,7 @@ def get_config(arguments: str | None = None):
     arguments,
     root='../shared/faces/lfw160/train',
     eval='../shared/faces/val.csv',
+    list='',
     encoder=common.face_encoder(),
     size='nano',
     image_size=96,
@@ -40,12 +43,13 @@ def get_config(arguments: str | None = None):
   config = common.base()
   config.name = 'faces'
   common.train_small(config, args)
-  # Whoever brings a folder has not that list.
-  own_list = 'eval' in args.given or 'root' not in args.given
+  # Whoever brings a folder has not that manifest.
+  own_eval = 'eval' in args.given or 'root' not in args.given
   config.data.update(
     kind='people',
     root=args.root,
-    eval=args.eval if own_list else '',
+    eval=args.eval if own_eval else '',
+    list=args.list,
     eval_examples=256,
     image_size=args.image_size,
   )

@@ -47,13 +47,51 @@ def _people(config: ml_collections.ConfigDict, split: str, seed: int) -> Any:
     'shape_transfer': config.shape_transfer,
   }
   if not config.eval:
+    if config.list:
+      raise InputError(
+        f'config.data.list is {config.list} and no config.data.eval is named: people of the list '
+        'may be among those held out; name what to evaluate on, with eval=.'
+      )
     return PeopleFolder(config.root, split=split, held_out=config.held_out, **settings)
   if split == 'train':
-    return PeopleFolder(config.root, **settings)
+    made = PeopleFolder(config.root, **settings)
+    return Mixed(made, _manifest(config.list), config.list_share) if config.list else made
   if config.eval.endswith('.csv'):
-    manifest = epath.Path(config.eval).expanduser()
-    return Triplets(manifest.parent, manifest.name)
+    return _manifest(config.eval)
   return PeopleFolder(config.eval, **settings)
+
+
+def _manifest(path: str) -> Triplets:
+  manifest = epath.Path(path).expanduser()
+  return Triplets(manifest.parent, manifest.name)
+
+
+class Mixed:
+  """Swaps made on request, and among them, evenly, those of a list, in turn.
+
+  The list has what this project's swaps lack (another program's, real ones); what is made on
+  request never repeats. Like `made` it is endless: `draw` gives every example from 0 on.
+  """
+
+  def __init__(self, made: PeopleFolder, listed: Triplets, share: float):
+    """Takes `share` of the examples, in (0, 1), from `listed`; one pass shows each of `made`."""
+    if not 0 < share < 1:
+      raise InputError(f'config.data.list_share is {share}; it must lie between 0 and 1.')
+    self._made, self._listed, self._share = made, listed, share
+
+  def __len__(self) -> int:
+    return round(len(self._made) / (1 - self._share))
+
+  def draw(self, index: int) -> dict[str, Any]:
+    listed = int(index * self._share)  # of the examples before this one
+    if int((index + 1) * self._share) > listed:
+      return self._listed[listed % len(self._listed)]
+    return self._made.draw(index - listed)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    if not 0 <= index < len(self):
+      raise IndexError(f'{index} is outside [0, {len(self)}).')
+    return self.draw(index)
 
 
 class Spread:

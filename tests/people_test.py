@@ -346,6 +346,32 @@ def test_sources_of_training_and_evaluation(folder, tmp_path):
   assert isinstance(make_source(listed, 'eval', seed=0), Triplets)
 
 
+def test_a_list_of_swaps_is_mixed_into_those_made(folder, tmp_path):
+  write_folder(tmp_path, {f'q{i}/0.png': {} for i in range(3)})
+  rows = [f'q{i}/0.png,q{(i + 1) % 3}/0.png,q{i}/0.png,' for i in range(3)]
+  manifest = tmp_path / 'more.csv'
+  manifest.write_text('\n'.join(['forged,source,target,mask', *rows]), encoding='utf-8')
+  config = make_config(root=str(folder), eval=str(manifest), list=str(manifest), list_share=0.25)
+  source = make_source(config, 'train', seed=0)
+  assert len(source) == 8  # One pass shows the six that are made.
+  made = make_source(make_config(root=str(folder), eval=str(manifest)), 'train', seed=0)
+  attacks = [source.draw(i)['attack'] for i in range(16)]
+  assert [i for i, attack in enumerate(attacks) if attack == 'unknown'] == [3, 7, 11, 15]
+  np.testing.assert_array_equal(source.draw(13)['forged'], made.draw(10)['forged'])
+  for index in (3, 15):  # The list starts again.
+    np.testing.assert_array_equal(
+      source.draw(index)['forged'], Triplets(tmp_path, 'more.csv')[0]['forged']
+    )
+  with pytest.raises(IndexError):
+    source[8]
+
+  config.list_share = 1.0
+  with pytest.raises(InputError, match='it must lie between 0 and 1'):
+    make_source(config, 'train', seed=0)
+  with pytest.raises(InputError, match=r'no config\.data\.eval is named'):
+    make_source(make_config(root=str(folder), eval='', list=str(manifest)), 'train', seed=0)
+
+
 def test_batches_of_swaps_repeat_resume_and_are_shared(folder):
   """Whoever makes a swap, in whatever order, it is drawn from the seed and its index alone."""
   source = people(folder)

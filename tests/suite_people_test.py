@@ -56,8 +56,11 @@ def test_people_are_trained_on_or_evaluated(name, request):
   assert trained.isdisjoint(evaluated)
 
 
-def test_the_folders_of_photographs_share_nobody_with_the_manifests(shared):
-  config = _config('faces', f'root={shared}/faces/lfw160/train,eval={shared}/faces/val.csv')
+@pytest.mark.parametrize('more', ['', ',list={faces}/train.csv'])
+def test_the_folders_of_photographs_share_nobody_with_the_manifests(shared, more):
+  faces = shared / 'faces'
+  arguments = f'root={faces}/lfw160/train,eval={faces}/val.csv' + more.format(faces=faces)
+  config = _config('faces', arguments)
   trained, evaluated = (
     _people(make_source(config.data, split, seed=0)) for split in ('train', 'eval')
   )
