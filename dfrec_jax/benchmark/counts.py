@@ -94,6 +94,14 @@ class Network:
     self.count += Count.of(work, weights=kernel**2 * inputs * outputs, first=first)
     return len(_starts(side, kernel, stride, 1, pad))
 
+  def upsampled_conv(self, side: int, inputs: int, outputs: int, folded: bool) -> int:
+    """`layers.UpsampledConv` from `side` to twice that; `folded` is explained there."""
+    if not folded:
+      return self.conv(2 * side, inputs, outputs, 3)
+    work = 2.0 * taps(side, 2, 1, 1, (1, 1)) ** 2 * inputs * 4 * outputs
+    self.count += Count.of(work, weights=3**2 * inputs * outputs)
+    return 2 * side
+
   def depthwise(
     self,
     side: int,

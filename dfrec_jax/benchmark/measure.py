@@ -52,7 +52,8 @@ def measure(
     times = timing.rounds(
       {name: part.run for name, part in build.parts.items()}, repeats=repeats, seconds=seconds
     )
-  formulas = _formulas(config, what, getattr(build, 'encoders', []))
+  folded = first.platform == 'cpu'
+  formulas = _formulas(config, what, getattr(build, 'encoders', []), folded)
   rows = {
     name: _row(times[name], part, formulas.get(name), peak, mesh.size)
     for name, part in build.parts.items()
@@ -93,21 +94,22 @@ def _about(config, what, mesh):
   }
 
 
-def _formulas(config, what, encoders):
+def _formulas(config, what, encoders, folded):
   """(FLOP of the model, FLOP that XLA should count) by part and of the whole, of all devices."""
   model, batch = config.model, config.batch_size
   if what == 'recover':
-    work = flops.recover_flops(model, batch)
-    counted = flops.recover_flops(model, batch, pointwise=True)
+    work = flops.recover_flops(model, batch, folded=folded)
+    counted = flops.recover_flops(model, batch, folded=folded, pointwise=True)
   else:
     settings = {
       'twins': config.data.twins,
       'encoders': encoders,
       'encoded_examples': config.loss.encoded_examples,
+      'folded': folded,
     }
     work = flops.train_flops(model, batch, **settings)
     counted = flops.train_flops(model, batch, pointwise=True, **settings)
-    for name, again in flops.recomputed_flops(model, batch).items():
+    for name, again in flops.recomputed_flops(model, batch, folded=folded).items():
       counted[name] += again
   parts = {name: (work[name], counted[name]) for name in work}
   return parts | {WHOLE: (sum(work.values()), sum(counted.values()))}

@@ -141,8 +141,8 @@ class _DecoderStage(nn.Module):
   @nn.compact
   def __call__(self, inputs: tuple[jax.Array, jax.Array], train: bool) -> jax.Array:
     x, skip = inputs
-    x = x.repeat(2, axis=1).repeat(2, axis=2)
-    x = nn.relu(_conv_norm(x, self.features, 3, train, self.dtype, 'up'))
+    x = layers.UpsampledConv(self.features, dtype=self.dtype, name='conv_up')(x)
+    x = nn.relu(layers.BatchNorm(dtype=self.dtype, name='norm_up')(x, train=train))
     skip = _Gate(self.features // 2, self.dtype, name='gate')(skip, x, train)
     joined = jnp.concatenate([skip, x], axis=-1)
     return DoubleConv(self.features, self.dtype, name='join')(joined, train)
