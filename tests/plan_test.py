@@ -272,6 +272,7 @@ def _record(wanted, batch, step_s, total, **settings):
     'encoders': ['vgg19'],
     'hbm': wanted.chip.hbm_bytes,
     'compile_s': 1.0,
+    'effort': -1.0,
     'fits': True,
     'memory': {'state': 1e9, 'temporaries': total - 1e9, 'total': total},
     'counted': {'flops': 1e12, 'products': 1e12, 'bytes': 1e9},
@@ -290,7 +291,7 @@ def _record(wanted, batch, step_s, total, **settings):
 def test_plans_are_kept_and_not_made_again(tmp_path, monkeypatch, capsys):
   made = []
 
-  def make_plan(config, wanted):
+  def make_plan(config, wanted, effort):
     made.append((wanted.spec, config.batch_size))
     return _record(wanted, config.batch_size // wanted.chips, 0.1, 8e9)
 
@@ -307,6 +308,9 @@ def test_plans_are_kept_and_not_made_again(tmp_path, monkeypatch, capsys):
   config.mesh.fsdp = 2
   plan.main('v5e:2x2', config=config, batch=[32], out=tmp_path)
   assert len(made) == 3
+  # So is what the compiler makes with more effort.
+  plan.main('v5e:2x2', config=config, batch=[32], effort=0.0, out=tmp_path)
+  assert len(made) == 4
 
 
 def test_the_table_tells_scaling_and_what_fits():

@@ -41,6 +41,13 @@ _IMAGE_SIZES = flags.DEFINE_list(
 _PLAN = flags.DEFINE_string(
   'plan', '', 'Compile the step for TPU slices that are not there: v5e:16x16, several, or all.'
 )
+_EFFORT = flags.DEFINE_float(
+  'plan_effort',
+  -1.0,
+  "With --plan: the compiler's effort for speed, from -1 (minutes) to 1; training's is 0 (hours).",
+  lower_bound=-1.0,
+  upper_bound=1.0,
+)
 _SUITE = flags.DEFINE_enum('suite', None, ['gpu'], 'All that a GPU is asked, into --output.')
 _BUDGET = flags.DEFINE_float('budget', 540.0, 'Seconds that --suite may take.', lower_bound=1)
 _REPEATS = flags.DEFINE_integer('repeats', 20, 'Rounds, of which the median counts.', lower_bound=1)
@@ -79,7 +86,8 @@ def _run() -> None:
   if _PLAN.value:
     from dfrec_jax.benchmark import plan
 
-    plan.main(_PLAN.value, config=config, batch=batches or None, out=_OUTPUT.value or 'runs/plan')
+    out = _OUTPUT.value or 'runs/plan'
+    plan.main(_PLAN.value, config=config, batch=batches or None, effort=_EFFORT.value, out=out)
     return
   if config is None:  # Only a plan has one of its own.
     raise InputError('--config is missing; name one, such as --config=configs/ffpp.py.')

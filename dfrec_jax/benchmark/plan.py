@@ -16,6 +16,9 @@ from dfrec_jax.benchmark.topologies import Slice, parse_slice
 # 4 and 256 chips, of v5p the slice that is sold as v5p-128.
 SLICES = ('v5e:2x2', 'v5e:16x16', 'v6e:2x2', 'v6e:16x16', 'v5p:2x2x1', 'v5p:4x4x4')
 BATCH = 64  # images a chip, where none is given
+# With the least effort L/16 takes minutes to compile; with training's, a smaller model had not
+# compiled after half an hour.
+EFFORT = -1.0
 # What decides a program; the rest of a configuration does not.
 _SECTIONS = ('model', 'loss', 'mesh', 'masking', 'optimizer')
 
@@ -25,6 +28,7 @@ def main(
   *,
   config: ml_collections.ConfigDict | None = None,
   batch: Sequence[int] | None = None,
+  effort: float = EFFORT,
   out: str | os.PathLike = 'runs/plan',
 ) -> None:
   """What `--plan` does: plans a slice, several (`v5e:2x2,v6e:16x16`) or `all`, and prints.
@@ -34,6 +38,7 @@ def main(
     config: of training; its mesh has to fit each slice. None is L/16 as `configs/ffpp.py` has it,
       on 4 chips of `fsdp`.
     batch: images a chip, 64 if None; from two or more numbers the largest batch that fits is told.
+    effort: the compiler's, from -1 (compiles soonest) to 1; 0 is what training gets.
     out: folder of the results, one JSON file each; what is there is not compiled again.
 
   Raises:
@@ -47,7 +52,7 @@ def main(
   records = []
   for wanted in slices:
     for images in batch or (BATCH,):
-      record = planned(config, wanted, images, pathlib.Path(out))
+      record = planned(config, wanted, images, effort, pathlib.Path(out))
       records.append(record)
       print(plan_report.describe(record), end='\n\n', flush=True)
   if len(records) > 1:
@@ -55,17 +60,17 @@ def main(
 
 
 def planned(
-  config: ml_collections.ConfigDict, wanted: Slice, batch: int, out: pathlib.Path
+  config: ml_collections.ConfigDict, wanted: Slice, batch: int, effort: float, out: pathlib.Path
 ) -> dict[str, Any]:
   """The plan of `batch` images a chip, from the folder if it is there, else made and kept."""
   config = config.copy_and_resolve_references()
   config.batch_size = batch * wanted.chips
-  path = out / f'{_name(config, wanted, batch)}.json'
+  path = out / f'{_name(config, wanted, batch, effort)}.json'
   if path.is_file():
     return json.loads(path.read_text())
   # A compilation takes minutes, in which nothing else is said.
   print(f'Compiling for {wanted.spec}, {batch} images a chip.', file=sys.stderr, flush=True)
-  record = step_plan.make_plan(config, wanted)
+  record = step_plan.make_plan(config, wanted, effort=effort)
   out.mkdir(parents=True, exist_ok=True)
   beside = path.with_suffix(f'.{os.getpid()}.tmp')
   beside.write_text(json.dumps(record, indent=1))
@@ -73,9 +78,9 @@ def planned(
   return record
 
 
-def _name(config, wanted, batch):
+def _name(config, wanted, batch, effort):
   settings = {name: config[name].to_dict() for name in _SECTIONS}
   settings['twins'] = config.data.twins
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-  size = config.model.size.replace('/', '-')
-  return f'{wanted.spec.replace(":", "-")}_{size}_{config.model.image_size}_{batch}_{digest}'
+  where, size = wanted.spec.replace(':', '-'), config.model.size.replace('/', '-')
+  return f'{where}_{size}_{config.model.image_size}_{batch}_effort{effort:g}_{digest}'

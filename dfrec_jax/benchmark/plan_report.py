@@ -17,7 +17,8 @@ def describe(record: Mapping[str, Any]) -> str:
     f'{record["slice"]} ({record["chips"]} chips): {record["size"]} at {record["image_size"]}, '
     f'{record["parameters"] / 1e6:.1f} M parameters, {record["dtype"]}',
     f'mesh {mesh}; remat {record["remat"]}; {record["batch_per_chip"]:g} images a chip, '
-    f'{record["batch"]} in all; compiled in {record["compile_s"]:.0f} s',
+    f'{record["batch"]} in all; compiled in {record["compile_s"]:.0f} s'
+    f' with effort {record["effort"]:g}',
     '',
     *_memory(record),
   ]

@@ -78,21 +78,25 @@ def abstract_step(
   return step, arguments, state.params, names
 
 
-def make_plan(config: ml_collections.ConfigDict, wanted: Slice) -> dict[str, Any]:
+def make_plan(
+  config: ml_collections.ConfigDict, wanted: Slice, *, effort: float = 0.0
+) -> dict[str, Any]:
   """Compiles the step of `config` for the slice and answers what the plan says, as JSON can hold.
 
-  `config.batch_size` counts images of all chips together. Where the step does not fit, the answer
-  has `fits` false, the compiler's count of bytes and the largest of its allocations.
+  `config.batch_size` counts images of all chips together. `effort` is the compiler's for the
+  program's speed, from -1 (compiled soonest) to 1; 0 is what training gets. Where the step does not
+  fit, the answer has `fits` false, the compiler's count of bytes and the largest of its
+  allocations.
 
   Raises:
     InputError: no compiler is installed, or the configuration does not fit itself or the slice.
   """
   devices = slice_devices(wanted)
   lowered = lower_step(config, devices)
-  record = _settings(config, wanted, lowered)
+  record = _settings(config, wanted, lowered) | {'effort': effort}
   started = time.perf_counter()
   try:
-    compiled = lowered.lowered.compile()
+    compiled = lowered.lowered.compile({'exec_time_optimization_effort': effort})
   except jax.errors.JaxRuntimeError as error:
     refused = hlo_memory.out_of_memory(str(error))
     if refused is None:
