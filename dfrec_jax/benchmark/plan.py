@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_collections
 
+from dfrec_jax import programs
 from dfrec_jax.benchmark import plan_report, plan_table, step_plan
 from dfrec_jax.benchmark.topologies import Slice, parse_slice
 
@@ -81,6 +82,7 @@ def planned(
 def _name(config, wanted, batch, effort):
   settings = {name: config[name].to_dict() for name in _SECTIONS}
   settings['twins'] = config.data.twins
+  settings['options'] = programs.compiler_options(config.compiler_options, 'tpu')
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
   where, size = wanted.spec.replace(':', '-'), config.model.size.replace('/', '-')
   return f'{where}_{size}_{config.model.image_size}_{batch}_effort{effort:g}_{digest}'

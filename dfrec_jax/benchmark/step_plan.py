@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from dfrec_jax import checkpointing, sharding
+from dfrec_jax import checkpointing, programs, sharding
 from dfrec_jax.benchmark import collectives, estimate, flops, generated, hlo, hlo_cost, hlo_memory
 from dfrec_jax.benchmark.topologies import Slice, slice_devices
 from dfrec_jax.optimizer import make_optimizer
@@ -91,12 +91,13 @@ def make_plan(
   Raises:
     InputError: no compiler is installed, or the configuration does not fit itself or the slice.
   """
+  options = programs.compiler_options(config.compiler_options, 'tpu')
   devices = slice_devices(wanted)
   lowered = lower_step(config, devices)
-  record = _settings(config, wanted, lowered) | {'effort': effort}
+  record = _settings(config, wanted, lowered) | {'effort': effort, 'compiler_options': options}
   started = time.perf_counter()
   try:
-    compiled = lowered.lowered.compile({'exec_time_optimization_effort': effort})
+    compiled = lowered.lowered.compile(options | {'exec_time_optimization_effort': effort})
   except jax.errors.JaxRuntimeError as error:
     refused = hlo_memory.out_of_memory(str(error))
     if refused is None:
