@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 
 from dfrec_jax.errors import InputError
+from dfrec_jax.shipped import FACE_ENCODER
 
 
 def parse_arguments(arguments: str | None, **defaults: Any) -> ml_collections.ConfigDict:
@@ -221,7 +222,7 @@ def without_encoders(config: ml_collections.ConfigDict) -> None:
 def face_encoder() -> str:
   """Weights of MobileFaceNet for who names none: the usual file, or else the package's own."""
   usual = '../shared/encoders/mobilefacenet.npz'
-  return usual if os.path.exists(usual) else 'shipped_lfw'
+  return usual if os.path.exists(usual) else FACE_ENCODER
 
 
 def use_face_encoder(config: ml_collections.ConfigDict, weights: str) -> None:
@@ -265,7 +266,7 @@ def finish(
   if args.runlocal:
     given = config.copy_and_resolve_references()
     _shrink(config)
-    if {'root', 'train', 'eval'} & set(args.given):
+    if {'root', 'train', 'eval', 'list'} & set(args.given):
       config.data.update(kind=given.data.kind)
     if 'encoder' in args.given:
       config.loss.update(given.loss)

@@ -23,9 +23,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from dfrec_jax import calibration, sharding, trees
 from dfrec_jax.errors import InputError
-from dfrec_jax.model_file import PRETRAINED, is_model_file, read_model_file
+from dfrec_jax.model_file import is_model_file, read_model_file
 from dfrec_jax.models import layers, remat
-from dfrec_jax.models.dfrec import DFREC, LATER_SETTINGS
+from dfrec_jax.models.dfrec import DFREC, LATER_SETTINGS, check_fields
+from dfrec_jax.shipped import PRETRAINED
 from dfrec_jax.train_state import TrainState
 
 CHECKPOINTS = 'checkpoints'
@@ -51,13 +52,7 @@ def build_model(config: ml_collections.ConfigDict | Mapping[str, Any]) -> DFREC:
     InputError: its settings do not fit each other.
   """
   settings = {**LATER_SETTINGS, **config}
-  # How parameters lie in memory is no setting: files have them stacked.
-  fields = {field.name for field in dataclasses.fields(DFREC)} - {'parent', 'name', 'stacked'}
-  if wrong := fields.symmetric_difference(settings):
-    raise InputError(
-      f'config.model has missing or unknown fields: {", ".join(sorted(wrong))}; it was written by '
-      'another version, or by hand.'
-    )
+  check_fields(settings)
   dtype = layers.compute_dtype('config.model.dtype', settings['dtype'])
   model = DFREC(**{**settings, 'dtype': dtype, 'remat': remat.policy_name(settings['remat'])})
   model.check_settings()
@@ -187,6 +182,7 @@ class LoadedModel:
     unused: PyTorch's tensors that no network here reads, nested; empty unless it was converted.
     calibration: scores of these weights in their evaluation (`calibration.make_record`); None
       where they were not evaluated.
+    licence: what the file says of the use of its weights; only single files say it.
   """
 
   model: DFREC
@@ -196,6 +192,7 @@ class LoadedModel:
   path: str
   unused: Any = dataclasses.field(default_factory=dict)
   calibration: Mapping[str, Any] | None = None
+  licence: str = ''
 
 
 def load_model(path: str, *, mesh: jax.sharding.Mesh | None = None) -> LoadedModel:
@@ -204,7 +201,7 @@ def load_model(path: str, *, mesh: jax.sharding.Mesh | None = None) -> LoadedMod
   Args:
     path: a workdir (its latest step), `WORKDIR@best`, one step, `WORKDIR/checkpoints/STEP`, a
       converted checkpoint, a single file, `.safetensors`, or `pretrained`, the model of the
-      package.
+      package (a workdir of that name is `./pretrained`).
     mesh: where the variables will live; the first device where None is given.
 
   Raises:
@@ -254,16 +251,17 @@ def _abstract_variables(model: DFREC, mesh: jax.sharding.Mesh | None) -> Any:
 
 
 def _load_model_file(path: str, mesh: jax.sharding.Mesh | None) -> LoadedModel:
-  variables, config, step, record = read_model_file(path)
-  config = ml_collections.ConfigDict(config)
+  file = read_model_file(path)
+  variables, config = file.variables, ml_collections.ConfigDict(file.config)
   model = build_model(config.model)
   unused = variables.pop('unused', {})
   wanted = _abstract_variables(model, mesh)
   if differing := trees.differences(variables, wanted):
     raise InputError(f'{path} does not hold the model that it configures: {"; ".join(differing)}.')
   placed = jax.tree.map(lambda x, w: jax.device_put(x, w.sharding), variables, wanted)
+  record = file.calibration
   record = record if calibration.of_same_weights(record, variables) else None
-  return LoadedModel(model, placed, config, step, str(path), unused, record)
+  return LoadedModel(model, placed, config, file.step, str(path), unused, record, file.licence)
 
 
 def save_converted(

@@ -54,6 +54,12 @@ def main(argv: list[str]) -> None:
       from dfrec_jax import evaluate, train
 
     logging.info('%d process(es), %s', jax.process_count(), jax.devices())
+    if 'metric_encoder' in config:  # Defaults depend on which files there are.
+      logging.info(
+        'Identity: trained through %s, measured by %s.',
+        config.loss.identity_encoder.weights or 'nothing',
+        config.metric_encoder.weights or 'nothing',
+      )
     if _MODE.value == 'train':
       train.train(config, workdir)
     else:

@@ -7,7 +7,7 @@ float16 in half of the room; what is read is float32. Nothing in such a file is 
 
 from collections.abc import Mapping
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 from flax import traverse_util
@@ -17,11 +17,9 @@ from safetensors.numpy import save_file
 
 from dfrec_jax.calibration import parse_record
 from dfrec_jax.errors import InputError
+from dfrec_jax.shipped import MODEL_FILE, PRETRAINED
 
 SUFFIX = '.safetensors'
-# What names the model that comes with the package (docs/model_card.md), and its file.
-PRETRAINED = 'pretrained'
-_NANO = epath.Path(__file__).parent / 'pretrained' / 'nano.safetensors'
 _FORMAT = 'dfrec_jax'
 
 
@@ -38,6 +36,7 @@ def write_model_file(
   calibration: Mapping[str, Any] | None = None,
   *,
   half: bool = False,
+  licence: str = '',
 ) -> None:
   """Writes collections of nested arrays with their configuration, beside and renamed.
 
@@ -47,18 +46,18 @@ def write_model_file(
     config: the whole configuration, as JSON has it.
     step: of the training.
     calibration: scores of the evaluation, see `calibration.make_record`.
-    half: parameters as float16; statistics of batch norms, which span more, stay as they are.
+    half: parameters as float16, as `rounded` rounds them.
+    licence: what the file says of its use.
 
   Raises:
     InputError: a parameter is too large for float16, or the file cannot be written.
   """
-  arrays = {
-    name: np.asarray(array, order='C')
-    for name, array in traverse_util.flatten_dict(dict(variables), sep='/').items()
-  }
+  arrays = {name: np.asarray(array, order='C') for name, array in _flat(variables).items()}
   if half:
     arrays = {k: _halved(k, a) if k.startswith('params/') else a for k, a in arrays.items()}
   metadata = {'format': _FORMAT, 'config': json.dumps(config), 'step': str(step)}
+  if licence:
+    metadata['licence'] = licence
   if calibration is not None:
     metadata['calibration'] = json.dumps(calibration)
   place = epath.Path(path)
@@ -72,15 +71,46 @@ def write_model_file(
     raise InputError(f'{path} cannot be written: {error}.') from error
 
 
-def read_model_file(
-  path: str,
-) -> tuple[dict[str, Any], dict[str, Any], int, dict[str, Any] | None]:
-  """Variables (NumPy), configuration, step and calibration of such a file, or of `PRETRAINED`.
+class ModelFile(NamedTuple):
+  """What such a file holds.
+
+  Attributes:
+    variables: nested NumPy arrays by collection, float32.
+    config: the whole configuration, as JSON has it.
+    step: of the training.
+    calibration: scores of the evaluation, or None.
+    licence: what it says of its use.
+  """
+
+  variables: dict[str, Any]
+  config: dict[str, Any]
+  step: int
+  calibration: dict[str, Any] | None
+  licence: str
+
+
+def rounded(variables: Mapping[str, Any]) -> dict[str, Any]:
+  """Collections of NumPy arrays with the parameters as a file in float16 gives them back, float32.
+
+  Statistics of batch norms, which span more, stay as they are.
+
+  Raises:
+    InputError: a parameter is too large for float16.
+  """
+  arrays = {
+    name: _whole(_halved(name, array)) if name.startswith('params/') else array
+    for name, array in _flat(variables).items()
+  }
+  return traverse_util.unflatten_dict(arrays, sep='/')
+
+
+def read_model_file(path: str) -> ModelFile:
+  """Reads such a file, or the one of `PRETRAINED`.
 
   Raises:
     InputError: there is no such file, or it is not one of this package.
   """
-  path = str(_NANO if path == PRETRAINED else path)
+  path = str(MODEL_FILE if path == PRETRAINED else path)
   if not epath.Path(path).is_file():
     raise InputError(f'There is no model file {path}; correct its path.')
   try:
@@ -98,7 +128,12 @@ def read_model_file(
     if isinstance(error, InputError):
       raise
     raise InputError(f'{path} is damaged or no .safetensors file: {error}.') from error
-  return traverse_util.unflatten_dict(arrays, sep='/'), config, step, calibration
+  variables = traverse_util.unflatten_dict(arrays, sep='/')
+  return ModelFile(variables, config, step, calibration, metadata.get('licence', ''))
+
+
+def _flat(variables):
+  return traverse_util.flatten_dict(dict(variables), sep='/')
 
 
 def _halved(name: str, array: np.ndarray) -> np.ndarray:

@@ -53,17 +53,30 @@ def _people(config: ml_collections.ConfigDict, split: str, seed: int) -> Any:
         'may be among those held out; name what to evaluate on, with eval=.'
       )
     return PeopleFolder(config.root, split=split, held_out=config.held_out, **settings)
+  if split == 'train' and config.list:
+    listed = _manifest(config.list)
+    _require_strangers(config, listed)
+    return Mixed(PeopleFolder(config.root, **settings), listed, config.list_share)
   if split == 'train':
-    made = PeopleFolder(config.root, **settings)
-    return Mixed(made, _manifest(config.list), config.list_share) if config.list else made
+    return PeopleFolder(config.root, **settings)
   if config.eval.endswith('.csv'):
     return _manifest(config.eval)
   return PeopleFolder(config.eval, **settings)
 
 
-def _manifest(path: str) -> Triplets:
+def _manifest(path: str, *, check: bool = True) -> Triplets:
   manifest = epath.Path(path).expanduser()
-  return Triplets(manifest.parent, manifest.name)
+  return Triplets(manifest.parent, manifest.name, check=check)
+
+
+def _require_strangers(config: ml_collections.ConfigDict, listed: Triplets) -> None:
+  if not config.eval.endswith('.csv'):
+    return
+  if known := listed.people & _manifest(config.eval, check=False).people:
+    raise InputError(
+      f'{config.list} shows {len(known)} of the people of {config.eval}, {min(known)} among them; '
+      'leave them out, since nobody may be evaluated who was trained on.'
+    )
 
 
 class Mixed:
@@ -71,22 +84,25 @@ class Mixed:
 
   The list has what this project's swaps lack (another program's, real ones); what is made on
   request never repeats. Like `made` it is endless: `draw` gives every example from 0 on.
+
+  Attributes:
+    made, listed: the two.
   """
 
   def __init__(self, made: PeopleFolder, listed: Triplets, share: float):
     """Takes `share` of the examples, in (0, 1), from `listed`; one pass shows each of `made`."""
     if not 0 < share < 1:
       raise InputError(f'config.data.list_share is {share}; it must lie between 0 and 1.')
-    self._made, self._listed, self._share = made, listed, share
+    self.made, self.listed, self._share = made, listed, share
 
   def __len__(self) -> int:
-    return round(len(self._made) / (1 - self._share))
+    return round(len(self.made) / (1 - self._share))
 
   def draw(self, index: int) -> dict[str, Any]:
     listed = int(index * self._share)  # of the examples before this one
     if int((index + 1) * self._share) > listed:
-      return self._listed[listed % len(self._listed)]
-    return self._made.draw(index - listed)
+      return self.listed[listed % len(self.listed)]
+    return self.made.draw(index - listed)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     if not 0 <= index < len(self):

@@ -69,6 +69,12 @@ class Triplets:
   def __len__(self) -> int:
     return len(self.rows)
 
+  @property
+  def people(self) -> set[str]:
+    """Who is named as a source or a target."""
+    named = {row[f'{role}_identity'] for row in self.rows for role in ('source', 'target')}
+    return named - {''}
+
   def __getitem__(self, index: int) -> Example:
     """Returns one example of the data contract.
 

@@ -243,6 +243,12 @@ def test_half_a_file_is_calibrated_by_itself(aligned, tmp_path):
   given = str(tmp_path / 'calibration.json')
   assert 'and calibration' in convert.to_file(half, again, half=True, calibration=given)
   assert checkpointing.load_model(again).calibration == record
+  # Of the rounded model it is, whichever file the parameters come from; of another it is none.
+  for source, more in ((path, {'calibration': given}), (again, {'licence': 'research'})):
+    out = str(tmp_path / 'out.safetensors')
+    assert 'and calibration' in convert.to_file(source, out, half=True, **more)
+    assert checkpointing.load_model(out).calibration == record
+  assert checkpointing.load_model(out).licence == 'research'
   with pytest.raises(InputError, match='is no calibration of'):
     convert.to_file(path, str(tmp_path / 'other.safetensors'), calibration=given)
 

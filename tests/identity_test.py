@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from configs import identity
-from dfrec_jax import encoders, sharding
-from dfrec_jax.encoders import alignment, mobilefacenet, weights
+from dfrec_jax import encoders, sharding, shipped
+from dfrec_jax.encoders import alignment, mobilefacenet
 from dfrec_jax.errors import InputError
 from dfrec_jax.identity import independence, recognition, swaps, training, verification
 from dfrec_jax.identity.evaluate import evaluate_checkpoint
@@ -378,7 +378,7 @@ def test_a_run_resumes_bit_for_bit_and_its_encoder_is_what_was_evaluated(tmp_pat
 
 
 def test_shipped_encoders_are_small_and_tell_strangers_apart():
-  sizes = [path.stat().st_size for path in weights.SHIPPED.values()]
+  sizes = [path.stat().st_size for path in shipped.ENCODERS.values()]
   assert sum(sizes) <= 2 * 2**20
   encoder = encoders.load_encoder('mobilefacenet', 'shipped_synthetic')
   strangers = SyntheticPeople('test', people=24, photographs=3, side=112)

@@ -44,28 +44,6 @@ def test_shifted_depthwise_equals_the_convolution_and_its_gradients(arguments):
     np.testing.assert_allclose(ours, reference, atol=3e-5)
 
 
-@pytest.mark.parametrize('shape', [(2, 5, 4, 3), (1, 1, 6, 2), (1, 1, 1, 1)])
-def test_folded_upsampling_equals_the_convolution_of_the_large_image(shape):
-  x = _normal(*shape)
-  folded, direct, default = (layers.UpsampledConv(7, folded=how) for how in (True, False, None))
-  params = nn.unbox(direct.init(jax.random.key(0), x))
-  params['params']['bias'] = _normal(7)
-  batch, height, width, _ = shape
-
-  def run(module):
-    out, pullback = jax.vjp(jax.jit(module.apply), params, x)
-    return out, *pullback(_normal(*out.shape, seed=1))
-
-  results = [jax.tree.leaves(run(module)) for module in (folded, default, direct)]
-  assert results[0][0].shape == (batch, 2 * height, 2 * width, 7)
-  for ours, by_default, reference in zip(*results, strict=True):
-    np.testing.assert_allclose(ours, reference, atol=2e-5)
-    np.testing.assert_allclose(by_default, reference, atol=2e-5)
-  half = layers.UpsampledConv(7, folded=True, dtype=jnp.bfloat16).apply(params, x)
-  assert half.dtype == jnp.bfloat16
-  np.testing.assert_allclose(half, results[2][0], atol=0.2)
-
-
 def test_depthwise_keeps_the_size_by_default():
   for kernel, dilation in itertools.product((3, 5), (1, 2, 4)):
     module = layers.DepthwiseConv(kernel, dilation=dilation)

@@ -365,7 +365,12 @@ def test_a_list_of_swaps_is_mixed_into_those_made(folder, tmp_path):
   with pytest.raises(IndexError):
     source[8]
 
-  config.list_share = 1.0
+  manifest.write_text(
+    'forged,source,target,mask,target_identity\nq0/0.png,q1/0.png,q0/0.png,,q0', encoding='utf-8'
+  )
+  with pytest.raises(InputError, match=r'shows 1 of the people of .*q0 among them'):
+    make_source(config, 'train', seed=0)
+  config.eval, config.list_share = str(tmp_path), 1.0
   with pytest.raises(InputError, match='it must lie between 0 and 1'):
     make_source(config, 'train', seed=0)
   with pytest.raises(InputError, match=r'no config\.data\.eval is named'):

@@ -9,6 +9,7 @@ from configs import common
 from input_pipeline.people.landmarks import person_of
 from input_pipeline.prepare import splits
 from input_pipeline.sources import make_source
+from input_pipeline.triplets import Triplets
 
 FOLDER = pathlib.Path(common.__file__).parent
 # `identity` trains an encoder, no DFREC; identity_test.py has the same test for it.
@@ -22,12 +23,13 @@ def _config(name, arguments=None):
 
 def _people(source):
   """The people of a manifest, of a folder of photographs, or of drawn examples."""
-  if hasattr(source, 'rows'):
-    rows = source.rows
-  elif hasattr(source, 'names'):
+  if isinstance(source, Triplets):
+    return source.people
+  if hasattr(source, 'names'):
     return {person_of(name) for name in source.names}
-  else:
-    rows = [source[i] for i in range(min(len(source), 40))]
+  if hasattr(source, 'listed'):
+    return _people(source.made) | _people(source.listed)
+  rows = [source[i] for i in range(min(len(source), 40))]
   return {row[f'{role}_identity'] for row in rows for role in ('source', 'target')}
 
 

@@ -43,8 +43,8 @@ _PLAN = flags.DEFINE_string(
 )
 _EFFORT = flags.DEFINE_float(
   'plan_effort',
-  -1.0,
-  "With --plan: the compiler's effort for speed, from -1 (minutes) to 1; training's is 0 (hours).",
+  None,
+  "With --plan: the compiler's effort for speed, from -1, the default here, to 1; training's is 0.",
   lower_bound=-1.0,
   upper_bound=1.0,
 )
@@ -82,12 +82,15 @@ def _run() -> None:
   if _SUITE.value:
     _run_suite(batches)
     return
+  if _EFFORT.value is not None and not _PLAN.value:
+    raise InputError('--plan_effort goes with --plan.')
   config = _CONFIG.value
   if _PLAN.value:
     from dfrec_jax.benchmark import plan
 
+    effort = plan.EFFORT if _EFFORT.value is None else _EFFORT.value
     out = _OUTPUT.value or 'runs/plan'
-    plan.main(_PLAN.value, config=config, batch=batches or None, effort=_EFFORT.value, out=out)
+    plan.main(_PLAN.value, config=config, batch=batches or None, effort=effort, out=out)
     return
   if config is None:  # Only a plan has one of its own.
     raise InputError('--config is missing; name one, such as --config=configs/ffpp.py.')

@@ -95,7 +95,7 @@ class Network:
     return len(_starts(side, kernel, stride, 1, pad))
 
   def upsampled_conv(self, side: int, inputs: int, outputs: int, folded: bool) -> int:
-    """`layers.UpsampledConv` from `side` to twice that; `folded` is explained there."""
+    """`upsampling.UpsampledConv` from `side` to twice that; `folded` is explained there."""
     if not folded:
       return self.conv(2 * side, inputs, outputs, 3)
     work = 2.0 * taps(side, 2, 1, 1, (1, 1)) ** 2 * inputs * 4 * outputs

@@ -26,7 +26,7 @@ def forward_counts(model: Mapping[str, Any], *, folded: bool = False) -> dict[st
 
   Args:
     model: the `config.model` section.
-    folded: of convolutions behind an upsampling as a CPU does them, see `layers.UpsampledConv`.
+    folded: of convolutions behind an upsampling as a CPU does them, see `upsampling.UpsampledConv`.
   """
   size, side = sizes.get_size(model['size']), model['image_size']
   tokens = _Tokens(model, size)

@@ -95,20 +95,22 @@ def _about(config, what, mesh):
 
 
 def _formulas(config, what, encoders, folded):
-  """(FLOP of the model, FLOP that XLA should count) by part and of the whole, of all devices."""
+  """(FLOP of the model, FLOP that XLA should count) by part and of the whole, of all devices.
+
+  The first is the same on every device, so that utilisation compares; `folded` concerns the other.
+  """
   model, batch = config.model, config.batch_size
   if what == 'recover':
-    work = flops.recover_flops(model, batch, folded=folded)
+    work = flops.recover_flops(model, batch)
     counted = flops.recover_flops(model, batch, folded=folded, pointwise=True)
   else:
     settings = {
       'twins': config.data.twins,
       'encoders': encoders,
       'encoded_examples': config.loss.encoded_examples,
-      'folded': folded,
     }
     work = flops.train_flops(model, batch, **settings)
-    counted = flops.train_flops(model, batch, pointwise=True, **settings)
+    counted = flops.train_flops(model, batch, folded=folded, pointwise=True, **settings)
     for name, again in flops.recomputed_flops(model, batch, folded=folded).items():
       counted[name] += again
   parts = {name: (work[name], counted[name]) for name in work}

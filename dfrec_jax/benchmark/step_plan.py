@@ -78,9 +78,7 @@ def abstract_step(
   return step, arguments, state.params, names
 
 
-def make_plan(
-  config: ml_collections.ConfigDict, wanted: Slice, *, effort: float = 0.0
-) -> dict[str, Any]:
+def make_plan(config: ml_collections.ConfigDict, wanted: Slice, *, effort: float) -> dict[str, Any]:
   """Compiles the step of `config` for the slice and answers what the plan says, as JSON can hold.
 
   `config.batch_size` counts images of all chips together. `effort` is the compiler's for the

@@ -101,16 +101,19 @@ def to_torch(source: str, out: str) -> str:
   return words
 
 
-def to_file(source: str, out: str, *, half: bool = False, calibration: str = '') -> str:
+def to_file(
+  source: str, out: str, *, half: bool = False, calibration: str = '', licence: str = ''
+) -> str:
   """Writes parameters, configuration and calibration as one file, which `load_model` reads.
 
   Args:
     source: whatever `load_model` reads.
     out: the file, `.safetensors`.
-    half: parameters as float16. The calibration of the source is left out, since the model is then
-      another one: evaluate the file, and write it again with the calibration of that.
-    calibration: `calibration.json` of an evaluation of `source`; where it is empty, that of its
-      workdir or file.
+    half: parameters as float16. Rounding makes another model, for which the calibration of the
+      source does not hold: evaluate the file, and write it again with the calibration of that.
+    calibration: `calibration.json` of an evaluation of what is written; where it is empty, that of
+      the source is kept if it holds.
+    licence: what the file says of its use; where it is empty, what the source says.
 
   Returns:
     What was written, in words.
@@ -123,15 +126,20 @@ def to_file(source: str, out: str, *, half: bool = False, calibration: str = '')
     raise InputError(f'{out} must end in {model_file.SUFFIX}.')
   torch_export.check_writable(out)
   loaded = checkpointing.load_model(source)
-  record = None if half else loaded.calibration
-  if calibration:
-    record = calibrations.read_record(calibration)
-    if not calibrations.of_same_weights(record, loaded.variables):
+  variables = _host(loaded)
+  variables = model_file.rounded(variables) if half else variables
+  record = calibrations.read_record(calibration) if calibration else loaded.calibration
+  if not calibrations.of_same_weights(record, variables):
+    if calibration:
       raise InputError(
-        f'{calibration} is no calibration of {source}: give the one that `--mode=eval` wrote of it.'
+        f'{calibration} is no calibration of {source}{" rounded to float16" if half else ""}: give '
+        'the one that `--mode=eval` wrote of the model as it will be written.'
       )
+    record = None
   config = json.loads(loaded.config.to_json_best_effort())
-  model_file.write_model_file(out, _host(loaded), config, loaded.step, record, half=half)
+  model_file.write_model_file(
+    out, variables, config, loaded.step, record, half=half, licence=licence or loaded.licence
+  )
   calibrated = ' and calibration' if record else ', not calibrated'
   return f'{out}: step {loaded.step} of {loaded.path}, with its configuration{calibrated}.'
 
@@ -222,8 +230,9 @@ def _parser() -> argparse.ArgumentParser:
   single.add_argument('out', metavar='OUT', help='.safetensors')
   single.add_argument('--half', action='store_true', help='parameters as float16')
   single.add_argument(
-    '--calibration', default='', metavar='FILE', help='calibration.json of an evaluation of IN'
+    '--calibration', default='', metavar='FILE', help='calibration.json of an evaluation of OUT'
   )
+  single.add_argument('--licence', default='', metavar='WORDS', help='what OUT says of its use')
   return parser
 
 

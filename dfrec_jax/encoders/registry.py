@@ -120,7 +120,7 @@ def load_encoder(
       any depth), which give embedding and maps of the aligned face, or 'vgg19' (torchvision's),
       which gives maps of the image.
     weights: `.npz`, `.safetensors`, `.pth` or `.pt` of the network's tensors in PyTorch naming and
-      layout, see `weights.read_arrays`; or, for 'mobilefacenet', a name of `weights.SHIPPED`.
+      layout, see `weights.read_arrays`; or, for 'mobilefacenet', a name of `shipped.ENCODERS`.
     dtype: of the computation; embeddings are float32 whatever it is.
 
   Raises:

@@ -2,27 +2,20 @@
 
 from collections.abc import Mapping
 import os
-import pathlib
 
 import numpy as np
 
 from dfrec_jax.convert import torch_files
 from dfrec_jax.errors import InputError
+from dfrec_jax.shipped import ENCODERS
 
 Shape = tuple[int, ...]
 
-# MobileFaceNets that come with the package (docs/identity.md): name -> file.
-_FOLDER = pathlib.Path(__file__).parent / 'shipped'
-SHIPPED = {
-  'shipped_lfw': _FOLDER / 'lfw.safetensors',
-  'shipped_synthetic': _FOLDER / 'synthetic.safetensors',
-}
-
 
 def weights_file(weights: str | os.PathLike) -> str:
-  """The path of a weights file: itself, or of a name of `SHIPPED` where it lies."""
+  """The path of a weights file: itself, or of a name of `shipped.ENCODERS` where it lies."""
   weights = os.fspath(weights)
-  return os.fspath(SHIPPED.get(weights, weights))
+  return os.fspath(ENCODERS.get(weights, weights))
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -31,7 +24,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
   Args:
     path: an `.npz`, or what PyTorch's users keep: `.safetensors`, `.pth`, `.pt` or `.bin`, of which
       wrappers such as `{'state_dict': ...}` and the prefix `module.` are taken off; or a name of
-      `SHIPPED`.
+      `shipped.ENCODERS`.
 
   Raises:
     InputError: there is no such file, it is of another kind or damaged, it holds objects that are

@@ -1,5 +1,7 @@
 """DFREC: both people of a face swap, from the forged photograph alone (arXiv 2412.07260)."""
 
+from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from flax import linen as nn
@@ -27,6 +29,9 @@ from dfrec_jax.models.target_reconstruction import (
 PARTS = ('ism_mask', 'guided_masking', 'target_tokens', 'tirm')
 # Settings that older checkpoints lack, with what the model was then.
 LATER_SETTINGS = {'without': ''}
+# Fields that are no settings: linen's own, and how parameters lie in memory (files have them
+# stacked).
+_NO_SETTINGS = {'parent', 'name', 'stacked'}
 # Mean and standard deviation of RGB in [0, 1].
 NORMALISATIONS = {
   'none': None,
@@ -329,3 +334,13 @@ def _normalise(image, normalisation):
     return image
   mean, deviation = np.array(NORMALISATIONS[normalisation], np.float32)
   return (image - mean) / deviation
+
+
+def check_fields(settings: Mapping[str, Any]) -> None:
+  """Raises an InputError unless a `config.model` section has the fields of `DFREC` and no other."""
+  fields = {field.name for field in dataclasses.fields(DFREC)} - _NO_SETTINGS
+  if wrong := fields.symmetric_difference(settings):
+    raise InputError(
+      f'config.model has missing or unknown fields: {", ".join(sorted(wrong))}; it was written by '
+      'another version, or by hand.'
+    )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from dfrec_jax.models import layers
 from dfrec_jax.models.remat import rematerialise
+from dfrec_jax.models.upsampling import UpsampledConv
 
 FUSIONS = ('concat', 'add', 'sequence')
 STRIDE = 16  # of the bottleneck
@@ -141,7 +142,7 @@ class _DecoderStage(nn.Module):
   @nn.compact
   def __call__(self, inputs: tuple[jax.Array, jax.Array], train: bool) -> jax.Array:
     x, skip = inputs
-    x = layers.UpsampledConv(self.features, dtype=self.dtype, name='conv_up')(x)
+    x = UpsampledConv(self.features, dtype=self.dtype, name='conv_up')(x)
     x = nn.relu(layers.BatchNorm(dtype=self.dtype, name='norm_up')(x, train=train))
     skip = _Gate(self.features // 2, self.dtype, name='gate')(skip, x, train)
     joined = jnp.concatenate([skip, x], axis=-1)

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from dfrec_jax.errors import InputError
+from dfrec_jax.shipped import PRETRAINED
 
 CACHE = os.path.join('~', '.cache', 'dfrec_jax', 'xla')
 
@@ -17,7 +18,7 @@ def parser(prog: str, description: str) -> argparse.ArgumentParser:
   add = result.add_argument
   add(
     '--checkpoint',
-    default='pretrained',
+    default=PRETRAINED,
     help='workdir, WORKDIR@best, step, or .safetensors file; the model of the package',
   )
   add('--already-cropped', action='store_true', help='each input is the crop of one face')

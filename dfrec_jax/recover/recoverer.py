@@ -15,11 +15,11 @@ from dfrec_jax import programs
 from dfrec_jax.calibration import Calibration, weights_sha256
 from dfrec_jax.checkpointing import LoadedModel, load_model
 from dfrec_jax.errors import InputError
-from dfrec_jax.model_file import PRETRAINED
 from dfrec_jax.recover.crops import middle_square
 from dfrec_jax.recover.finding import smallest_useful
 from dfrec_jax.recovery import for_recovery
 from dfrec_jax.resolution import mask_to_photograph, to_photograph
+from dfrec_jax.shipped import PRETRAINED
 from input_pipeline.prepare.tracks import cut
 from input_pipeline.transforms import resize
 

@@ -11,8 +11,8 @@ import sys
 from dfrec_jax.errors import InputError
 from dfrec_jax.recover import command_line
 from dfrec_jax.recover.wording import printable
+from dfrec_jax.shipped import FACE_ENCODER
 
-_SHIPPED = 'shipped_lfw'
 _CAUTION = (
   'A similarity is no identification: a list always has a first place, also when the person is '
   'not in the gallery.'
@@ -29,7 +29,7 @@ _SHOWN = 20
 def index(arguments: argparse.Namespace) -> int:
   from dfrec_jax.trace import embedding, indexing
 
-  shipped = _SHIPPED if arguments.encoder == 'mobilefacenet' else ''
+  shipped = FACE_ENCODER if arguments.encoder == 'mobilefacenet' else ''
   encoder = embedding.FaceEncoder(arguments.encoder, arguments.encoder_weights or shipped)
   stored = indexing.build(
     arguments.gallery,
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     '--encoder-weights',
     default='',
     metavar='FILE',
-    help=f'its weights; of mobilefacenet the small one of the package, {_SHIPPED}',
+    help=f'its weights; of mobilefacenet the small one of the package, {FACE_ENCODER}',
   )
   make.add_argument(
     '--index',

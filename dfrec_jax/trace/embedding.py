@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from dfrec_jax import shipped
 from dfrec_jax.encoders import registry
 from dfrec_jax.encoders import weights as weight_files
 from dfrec_jax.errors import InputError
@@ -17,7 +18,7 @@ class FaceEncoder:
 
   Attributes:
     name: one of `registry.ENCODERS`.
-    weights: its file, as an absolute path, or a name of `weights.SHIPPED`.
+    weights: its file, as an absolute path, or a name of `shipped.ENCODERS`.
     sha256: of that file.
   """
 
@@ -38,7 +39,7 @@ class FaceEncoder:
     self._embed = Embedder(encoder)
     self.name = name
     # By its name a shipped encoder is found wherever the package lies.
-    self.weights = weights if weights in weight_files.SHIPPED else os.path.abspath(file)
+    self.weights = weights if weights in shipped.ENCODERS else os.path.abspath(file)
     self.sha256 = file_sha256(file)
 
   def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -51,13 +51,13 @@ def read_frames(path: os.PathLike | str, indices: Iterable[int]) -> Reading:
     with av.open(os.fspath(path)) as container:
       promised = _promised(container)
       for frame in _decode(container):
-        if count > last:
-          break
         if frame.is_corrupt:
           raise av.InvalidDataError(0, 'a damaged frame')
         if count in wanted:
           frames[count] = frame.to_ndarray(format='rgb24')
         count += 1
+        if count > last:  # The next one may be damaged, and nobody wants it.
+          break
   except (av.FFmpegError, OSError, IndexError):
     damage = f'broken: from frame {count} of {promised}'
     return Reading(frames, damage if promised else 'unreadable')

@@ -1,7 +1,6 @@
 """DFREC in PyTorch: the networks joined."""
 
 from collections.abc import Mapping
-import dataclasses
 import json
 import math
 from typing import Any, NamedTuple, Self
@@ -139,13 +138,7 @@ class DFREC(nn.Module):
       InputError: fields are missing or unknown, or settings do not fit each other.
     """
     settings = {**dfrec.LATER_SETTINGS, **model_config}
-    fields = {field.name for field in dataclasses.fields(dfrec.DFREC)}
-    fields -= {'parent', 'name', 'stacked'}
-    if wrong := fields.symmetric_difference(settings):
-      raise InputError(
-        f'config.model has missing or unknown fields: {", ".join(sorted(wrong))}; it was written '
-        'by another version, or by hand.'
-      )
+    dfrec.check_fields(settings)
     if part := settings.pop('without'):
       raise InputError(f'The model was trained without {part}; PyTorch has no such ablation.')
     size = sizes.get_size(settings.pop('size'))
