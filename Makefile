@@ -43,7 +43,7 @@ $(LANDMARKS)/.installed:
 	$(LANDMARKS)/bin/python -m pip install --quiet --disable-pip-version-check mediapipe==0.10.21
 	@touch $@
 
-# An environment of its own: TPU's compiler is 210 MB. Hours; what is done is not done again.
+# An environment of its own: TPU's compiler is 210 MB. Half an hour; what is done is not done again.
 plan: $(PLAN)/.installed
 	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m dfrec_jax.benchmark --plan=all --config=configs/ffpp.py:fsdp=4 --batch=64
 

@@ -68,7 +68,7 @@ class HeadProjections(nn.Module):
     y = jnp.einsum('btd,dphe->btphe', x.astype(self.dtype), kernel) + bias
     y = constrain(y, 'sequences', None, None, 'heads')
     # Products of a CPU want the heads in front: one transposition of all three makes them so, where
-    # XLA would make one of each. Elsewhere both transpositions cancel.
+    # XLA would make one of each. Together they are no change of the arrays.
     q, k, v = y.transpose(2, 0, 3, 1, 4).swapaxes(2, 3)
     return q, k, v
 

@@ -1,6 +1,6 @@
 """Recovers both people of face swaps from images, folders and videos.
 
-python -m dfrec_jax.recover --checkpoint=CKPT --output=OUT INPUT...
+python -m dfrec_jax.recover --output=OUT INPUT...
 
 Writes into OUT, for each input, a folder of images, and over all of them results.json and
 report.html. Run again, it goes on where it ended.
