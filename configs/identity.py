@@ -1,7 +1,8 @@
-"""An identity encoder, a MobileFaceNet, on any folder of people: nobody else's weights are needed.
+"""An identity encoder on any folder of people: nobody else's weights are needed.
 
   python -m dfrec_jax.main --config=configs/identity.py:root=FOLDER --workdir=DIR
   python -m dfrec_jax.main --config=configs/identity.py:root=FOLDER --workdir=DIR --mode=eval
+  python -m dfrec_jax.main --config=configs/identity.py:network=iresnet,root=FOLDER --workdir=DIR
 
 Data: `<person>/<photo>` with `landmarks.npz`, as `python -m input_pipeline.prepare faces` makes it,
 or of crops alike without it (`swap_rate=0`). The encoder is DIR/encoder.safetensors, which every
@@ -12,7 +13,10 @@ or of crops alike without it (`swap_rate=0`). The encoder is DIR/encoder.safeten
   root                the folder
   eval                another folder of people to evaluate on; if it is empty, a twentieth of the
                       people of `root` is held out
-  width               channels relative to the published MobileFaceNet
+  network             mobilefacenet or iresnet, ArcFace's residual network; also with --mode=eval
+  depth               of iresnet alone, 18 unless given: 18, 34, 50, 100, 200, or the blocks of its
+                      four layers, such as 2-2-2-2
+  width               channels relative to the published network
   pool                the aligned face is 16 times that many pixels wide: 4 is 64 px, 7 is 112 px
   swap_rate           how often a view shows a face on another person's photograph; needs landmarks
   steps, batch_size   how long to train, and the people in a step, each in two views
@@ -30,6 +34,8 @@ def get_config(arguments: str | None = None):
     kind='people',
     root='../shared/faces/lfw160/train',
     eval='',
+    network='mobilefacenet',
+    depth='',
     width=0.5,
     pool=4,
     swap_rate=0.1,
@@ -42,7 +48,15 @@ def get_config(arguments: str | None = None):
   config.seed = 0
   config.steps = args.steps
   config.batch_size = args.batch_size
-  config.model = ml_collections.ConfigDict(dict(width=args.width, pool=args.pool, dtype='float32'))
+  config.model = ml_collections.ConfigDict(
+    dict(
+      network=args.network,
+      depth=_depth(args),
+      width=args.width,
+      pool=args.pool,
+      dtype='float32',
+    )
+  )
   config.identity = ml_collections.ConfigDict(
     dict(
       # ArcFace's own margin, 0.5, is for a hundred photographs of a person.
@@ -71,6 +85,12 @@ def get_config(arguments: str | None = None):
     dict(keep_latest=2, keep_best=1, best_metric='auc', best_metric_is_low=False)
   )
   return _runlocal(config, args) if args.runlocal else config
+
+
+def _depth(args) -> str:
+  if args.depth or args.network != 'iresnet':
+    return args.depth
+  return '1-1-1-1' if args.runlocal else '18'
 
 
 def _data(args) -> ml_collections.ConfigDict:

@@ -75,15 +75,25 @@ def differing_settings(stored: Mapping[str, Any], given: Mapping[str, Any]) -> l
 class Checkpointer:
   """Saves and restores a run in its workdir.
 
+  Args:
+    workdir: the run's.
+    config: the run's.
+    later_settings: of `config.model`, what older runs were trained with that do not name it.
+
   Raises:
     InputError: the workdir holds a run of another model, or cannot be written.
   """
 
-  def __init__(self, workdir: str, config: ml_collections.ConfigDict):
+  def __init__(
+    self,
+    workdir: str,
+    config: ml_collections.ConfigDict,
+    later_settings: Mapping[str, Any] = LATER_SETTINGS,
+  ):
     self._workdir = epath.Path(workdir)
     self._config = config
     self._config_is_written = False
-    self._check_same_model()
+    self._check_same_model(later_settings)
     settings = config.checkpoint
     sign = -1 if settings.best_metric_is_low else 1
     quality = lambda metrics: sign * metrics[settings.best_metric]
@@ -108,10 +118,10 @@ class Checkpointer:
       raise InputError(f'The workdir {workdir} cannot be written: {error.strerror}.') from error
     self._manager = ocp.CheckpointManager(folder, options=options)
 
-  def _check_same_model(self) -> None:
+  def _check_same_model(self, later_settings: Mapping[str, Any]) -> None:
     path = self._workdir / CONFIG
     if path.exists():
-      stored = _read_config(path)['model']
+      stored = {**later_settings, **_read_config(path)['model']}
       given = json.loads(self._config.model.to_json())
       differing = differing_settings(stored, given)
       if differing:

@@ -12,7 +12,14 @@ from safetensors.numpy import save_file
 
 from dfrec_jax import encoders
 from dfrec_jax.convert import torch_files
-from dfrec_jax.encoders import alignment, inception_resnet, iresnet, registry, weights
+from dfrec_jax.encoders import (
+  alignment,
+  inception_resnet,
+  iresnet,
+  iresnet_arrays,
+  registry,
+  weights,
+)
 from dfrec_jax.errors import InputError
 from tests import parity
 
@@ -98,8 +105,8 @@ DEPTHS = (2, 1, 1, 3)
 
 
 @pytest.fixture(scope='module')
-def iresnet_arrays():
-  return random_arrays(iresnet.tensor_shapes(DEPTHS))
+def published():
+  return random_arrays(iresnet_arrays.tensor_shapes(DEPTHS))
 
 
 def torch_iresnet(arrays):
@@ -151,16 +158,14 @@ def torch_iresnet(arrays):
 
 
 class TestIResNet:
-  def test_embeds_as_torch(self, iresnet_arrays):
+  def test_embeds_as_torch(self, published):
     import torch
 
     images = np.random.default_rng(1).uniform(-1, 1, (1, 112, 112, 3)).astype(np.float32)
     with torch.no_grad():
-      embedding, spatial = torch_iresnet(iresnet_arrays)(
-        torch.from_numpy(images.transpose(0, 3, 1, 2))
-      )
-    assert iresnet.depths(iresnet_arrays) == DEPTHS
-    params = iresnet.from_torch_arrays(iresnet_arrays)
+      embedding, spatial = torch_iresnet(published)(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    assert iresnet_arrays.depths(published) == DEPTHS
+    params = iresnet_arrays.from_torch_arrays(published)
     features = jax.jit(iresnet.IResNet(DEPTHS).apply)({'params': params}, images)
     for actual, expected in (
       (features.embedding, embedding.numpy()),
@@ -172,15 +177,15 @@ class TestIResNet:
   def test_depth_is_read_off_and_wrong_tensors_are_named(self):
     # Trainable values of IResNet-50 and IResNet-100.
     for depths, expected in (((3, 4, 14, 3), 43_590_848), ((3, 13, 30, 3), 65_156_160)):
-      shapes = iresnet.tensor_shapes(depths)
-      assert iresnet.depths(shapes) == depths
+      shapes = iresnet_arrays.tensor_shapes(depths)
+      assert iresnet_arrays.depths(shapes) == depths
       trained = [shape for name, shape in shapes.items() if 'running' not in name]
       assert sum(int(np.prod(shape)) for shape in trained) == expected
     arrays = {name: np.broadcast_to(np.float32(1), shape) for name, shape in shapes.items()}
     del arrays['layer3.29.prelu.weight']
-    arrays['fc.weight'] = np.ones((512, 512), np.float32)
+    arrays['fc.weight'] = np.ones((512, 500), np.float32)
     with pytest.raises(InputError, match=r'missing: layer3\.29\.prelu\.weight; .*fc\.weight \(512'):
-      iresnet.from_torch_arrays(arrays)
+      iresnet_arrays.from_torch_arrays(arrays)
 
 
 ARRAYS = {'a.weight': np.arange(6, dtype=np.float32).reshape(2, 3), 'a.count': np.array(3)}
@@ -281,8 +286,8 @@ class TestFiles:
     with pytest.raises(InputError, match='not finite in a, c;'):
       weights.read_arrays(self.save(tmp_path / 'a.pth', bad))
 
-  def test_an_encoder_takes_a_checkpoint(self, tmp_path, iresnet_arrays):
-    path = self.save(tmp_path / 'backbone.pth', {'state_dict': iresnet_arrays})
+  def test_an_encoder_takes_a_checkpoint(self, tmp_path, published):
+    path = self.save(tmp_path / 'backbone.pth', {'state_dict': published})
     encoder = encoders.load_encoder('iresnet', path)
     images = jnp.asarray(np.random.default_rng(2).uniform(size=(1, 96, 96, 3)), jnp.float32)
 

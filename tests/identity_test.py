@@ -12,7 +12,7 @@ import pytest
 
 from configs import identity
 from dfrec_jax import encoders, sharding, shipped
-from dfrec_jax.encoders import alignment, mobilefacenet
+from dfrec_jax.encoders import alignment, mobilefacenet, trainable
 from dfrec_jax.errors import InputError
 from dfrec_jax.identity import independence, recognition, swaps, training, verification
 from dfrec_jax.identity.evaluate import evaluate_checkpoint
@@ -75,7 +75,7 @@ class TestNetwork:
 
   def test_the_file_is_an_encoder_like_any_other(self, trained_network, tmp_path):
     path = str(tmp_path / 'e.safetensors')
-    write_encoder(path, trained_network[1], {'licence': 'ours'})
+    write_encoder(path, mobilefacenet.to_torch_arrays(trained_network[1]), {'licence': 'ours'})
     encoder = encoders.load_encoder('mobilefacenet', path)
     faces = np.random.default_rng(2).uniform(size=(2, 160, 160, 3)).astype(np.float32)
     embedding, maps = encoder.both(encoder.params, faces)
@@ -87,7 +87,7 @@ class TestNetwork:
     variables = jax.tree.map(np.copy, trained_network[1])
     variables['batch_stats']['conv1_norm']['var'][0] = 1e6
     with pytest.raises(InputError, match=r'conv1\.1\.running_var does not fit into float16'):
-      write_encoder(str(tmp_path / 'e.safetensors'), variables, {})
+      write_encoder(str(tmp_path / 'e.safetensors'), mobilefacenet.to_torch_arrays(variables), {})
 
   def test_embedding_hardly_depends_on_the_size_of_the_crop(self):
     picture = SyntheticPeople('eval', people=2, photographs=1, side=224).picture(0)
@@ -131,7 +131,7 @@ class TestLosses:
     assert np.isfinite(slope).all()
 
   def test_memory_holds_the_mean_direction_of_who_was_seen(self):
-    model = recognition.Recognizer(4, 0.125, 2, memory=0.5)
+    model = recognition.Recognizer(4, mobilefacenet.MobileFaceNet(0.125, 2, norms=True), memory=0.5)
     embedding = unit(np.random.default_rng(0).standard_normal((3, 128)).astype(np.float32))
     old = np.zeros((4, 128), np.float32)
     old[[1, 3]] = np.eye(128)[:2]
@@ -329,7 +329,7 @@ class TestViews:
 def _one_step(config, devices):
   mesh = sharding.make_mesh(config.mesh, devices)
   people = make_people(config.data, 'train', side=40)
-  model = recognition.build(config.model, len(people.people))
+  model = recognition.Recognizer(len(people.people), trainable.build(config.model))
   tx, _ = make_optimizer(config.optimizer, config.steps)
   with jax.set_mesh(mesh):
     initialise, _ = plan_state(functools.partial(recognition.init_variables, model), tx, mesh)
@@ -345,8 +345,12 @@ def _one_step(config, devices):
 
 
 @pytest.mark.slow
-def test_eight_devices_train_as_one_does():
-  config = identity.get_config('runlocal')
+@pytest.mark.parametrize(
+  'network',
+  ['mobilefacenet', pytest.param('iresnet,depth=1-2-1-1', marks=pytest.mark.exhaustive)],
+)
+def test_eight_devices_train_as_one_does(network):
+  config = identity.get_config(f'runlocal,network={network}')
   one, eight = _one_step(config, ONE_DEVICE), _one_step(config, None)
   for a, b in zip(one, eight, strict=True):
     for name in ('loss', 'arcface', 'contrast', 'gradient_norm'):

@@ -4,7 +4,7 @@ from dfrec_jax.benchmark.counts import Count, Network, dense
 from dfrec_jax.encoders import iresnet, mobilefacenet, vgg
 from dfrec_jax.errors import InputError
 
-IRESNET_50 = (3, 4, 14, 3)
+IRESNET_50 = iresnet.DEPTHS['50']
 
 
 def forward_count(name: str, image_size: int) -> Count:
@@ -48,7 +48,7 @@ def _mobilefacenet(unused_side: int) -> Count:
 
 
 def _iresnet(unused_side: int) -> Count:
-  net, side, inputs = Network(), iresnet.SIZE, iresnet.WIDTHS[0]
+  net, side, inputs = Network(), iresnet.POOL * iresnet.STRIDE, iresnet.STEM
   net.conv(side, 3, inputs, 3)
   for width, depth in zip(iresnet.WIDTHS, IRESNET_50, strict=True):
     for i in range(depth):

@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 
 from dfrec_jax.benchmark.encoder_flops import IRESNET_50
-from dfrec_jax.encoders import inception_resnet, iresnet, mobilefacenet, registry, vgg
+from dfrec_jax.encoders import inception_resnet, iresnet_arrays, mobilefacenet, registry, vgg
 from dfrec_jax.errors import InputError
 from dfrec_jax.models import layers
 from dfrec_jax.objective import Encoders
@@ -85,5 +85,5 @@ _SHAPES = {
   'mobilefacenet': mobilefacenet.tensor_shapes,
   'vgg19': _vgg_shapes,
   'inception_resnet_v1': inception_resnet.tensor_shapes,
-  'iresnet': lambda: iresnet.tensor_shapes(IRESNET_50),
+  'iresnet': lambda: iresnet_arrays.tensor_shapes(IRESNET_50),
 }

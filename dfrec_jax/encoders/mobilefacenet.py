@@ -4,7 +4,7 @@ Frozen, its batch norms act with their running statistics, so each is folded int
 before it when the weights are loaded. In training (`norms`) each follows its convolution.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -57,7 +57,6 @@ def _blocks(width: float = 1.0):
 
 
 BLOCKS = _blocks()
-RESIDUALS = tuple(i for i, (*_, residual) in enumerate(BLOCKS) if residual)
 
 
 @jax.custom_vjp
@@ -174,6 +173,22 @@ class MobileFaceNet(nn.Module):
       embedding = layers.BatchNorm(name='conv3_norm')(embedding, train=train)
     return Features(embedding, tuple(taps))
 
+  @property
+  def size(self) -> int:
+    """Side of the input in pixels."""
+    return self.pool * STRIDE
+
+  @staticmethod
+  def from_pixels(images: jax.Array) -> jax.Array:
+    """Images in [0, 1] as `__call__` takes them."""
+    return images
+
+  def residual_norms(self) -> Iterator[tuple[str, ...]]:
+    """Paths in the parameters of the last batch norm of each residual branch."""
+    for i, (*_, residual) in enumerate(BLOCKS):
+      if residual:
+        yield f'features_{i}', 'project', 'norm'
+
 
 def _convolutions(width: float = 1.0, pool: int = POOL):
   """(path in the parameters, convolution, batch norm, shape (O, I, kh, kw)), all but `conv3`."""
@@ -275,7 +290,7 @@ def to_torch_arrays(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   arrays = {
     'conv3.weight': params['conv3']['kernel'].T[:, :, None, None],
     'conv3.bias': params['conv3']['bias'],
-    **_norm_arrays('bn', params['conv3_norm'], stats['conv3_norm']),
+    **weights.norm_arrays('bn', params['conv3_norm'], stats['conv3_norm']),
   }
   for path, conv, norm, shape in _convolutions(width, pool):
     layer, of_norm = params, (*path, 'norm')
@@ -289,14 +304,5 @@ def to_torch_arrays(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     scale_and_bias, running = params, stats
     for name in of_norm:
       scale_and_bias, running = scale_and_bias[name], running[name]
-    arrays |= _norm_arrays(norm, scale_and_bias, running)
+    arrays |= weights.norm_arrays(norm, scale_and_bias, running)
   return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
-
-
-def _norm_arrays(norm, params, running):
-  return {
-    f'{norm}.weight': params['scale'],
-    f'{norm}.bias': params['bias'],
-    f'{norm}.running_mean': running['mean'],
-    f'{norm}.running_var': running['var'],
-  }

@@ -9,13 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dfrec_jax.encoders import alignment, inception_resnet, iresnet, mobilefacenet, vgg
+from dfrec_jax.encoders import alignment, inception_resnet, vgg
 from dfrec_jax.encoders import weights as weight_files
+from dfrec_jax.encoders.trainable import TRAINABLE
 from dfrec_jax.errors import InputError
 from dfrec_jax.models import layers
 
 Params = Any
 Maps = tuple[jax.Array, ...]
+
+# Side in pixels of the aligned faces of MobileFaceNet and IResNet as they are published.
+_PUBLISHED_SIZE = 112
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,14 +62,14 @@ def _face_encoder(name, net, params, prepare):
   )
 
 
-def _mobilefacenet(arrays, dtype):
-  params = mobilefacenet.from_torch_arrays(arrays)
-  width, pool = mobilefacenet.sizes(arrays)
-  net = mobilefacenet.MobileFaceNet(width, pool, dtype=dtype)
-  prepare = alignment.align_to_template
-  if pool != mobilefacenet.POOL:  # trained by `dfrec_jax.identity`, which shrinks with averages
-    prepare = functools.partial(alignment.align_filtered, size=pool * mobilefacenet.STRIDE)
-  return _face_encoder('mobilefacenet', net, params, prepare)
+def _trainable(name, arrays, dtype):
+  trainable = TRAINABLE[name]
+  params = trainable.from_torch_arrays(arrays)
+  net = trainable.network(*trainable.sizes(arrays), dtype=dtype)
+  align = alignment.align_to_template
+  if net.size != _PUBLISHED_SIZE:  # trained by `dfrec_jax.identity`, which shrinks with averages
+    align = functools.partial(alignment.align_filtered, size=net.size)
+  return _face_encoder(name, net, params, lambda images: net.from_pixels(align(images)))
 
 
 def _inception_resnet_v1(arrays, dtype):
@@ -78,13 +82,6 @@ def _inception_resnet_v1(arrays, dtype):
     return inception_resnet.normalise(faces)
 
   return _face_encoder('inception_resnet_v1', net, params, prepare)
-
-
-def _iresnet(arrays, dtype):
-  net = iresnet.IResNet(iresnet.depths(arrays), dtype=dtype)
-  params = iresnet.from_torch_arrays(arrays)
-  prepare = lambda images: 2 * alignment.align_to_template(images) - 1
-  return _face_encoder('iresnet', net, params, prepare)
 
 
 def _vgg19(arrays, dtype):
@@ -103,10 +100,10 @@ def _vgg19(arrays, dtype):
 
 
 ENCODERS = {
-  'mobilefacenet': _mobilefacenet,
+  'mobilefacenet': functools.partial(_trainable, 'mobilefacenet'),
   'vgg19': _vgg19,
   'inception_resnet_v1': _inception_resnet_v1,
-  'iresnet': _iresnet,
+  'iresnet': functools.partial(_trainable, 'iresnet'),
 }
 
 

@@ -79,3 +79,15 @@ def scale_and_shift(
   )
   scale = weight / np.sqrt(variance + epsilon)
   return scale, bias - mean * scale
+
+
+def norm_arrays(
+  norm: str, params: Mapping[str, np.ndarray], running: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """PyTorch's tensors of the batch norm that it calls `norm`, of `layers.BatchNorm`'s variables."""
+  return {
+    f'{norm}.weight': params['scale'],
+    f'{norm}.bias': params['bias'],
+    f'{norm}.running_mean': running['mean'],
+    f'{norm}.running_var': running['var'],
+  }

@@ -23,7 +23,9 @@ def _parser() -> argparse.ArgumentParser:
   )
   add = parser.add_argument
   add('people', metavar='PEOPLE', help='folder of <person>/<photo>, or `synthetic`')
-  add('encoders', metavar='ENCODER', nargs='+', help='[NETWORK:]WEIGHTS; of a MobileFaceNet')
+  add(
+    'encoders', metavar='ENCODER', nargs='+', help='[mobilefacenet:]WEIGHTS, or of another network'
+  )
   add('--held-out', type=float, metavar='SHARE', help='only of people held out of training')
   add('--swaps', metavar='MANIFEST', help='also what they see in these face swaps')
   add('--independence', action='store_true', help='also compare every encoder with every other')

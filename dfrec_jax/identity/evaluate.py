@@ -8,7 +8,7 @@ import jax
 import ml_collections
 
 from dfrec_jax.checkpointing import write_json
-from dfrec_jax.encoders import load_encoder
+from dfrec_jax.encoders import load_encoder, trainable
 from dfrec_jax.identity import verification
 from dfrec_jax.identity.export import FILE
 from dfrec_jax.identity.people import make_people
@@ -27,11 +27,12 @@ def evaluate_checkpoint(
     encoder: its file, or a workdir that holds one.
 
   Raises:
-    InputError: there is no such file, or no such people.
+    InputError: there is no such file, it is not of `config.model.network`, or no such people.
   """
+  trainable.find(config.model.network)
   if not encoder.endswith('.safetensors'):
     encoder = os.path.join(encoder, FILE)
-  frozen = load_encoder('mobilefacenet', encoder)
+  frozen = load_encoder(config.model.network, encoder)
   people = make_people(config.data, 'eval', side=config.data.eval_side)
   result = verification.verify_encoder(frozen, people)
   if jax.process_index() == 0:

@@ -9,7 +9,6 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from dfrec_jax.encoders import mobilefacenet
 from dfrec_jax.errors import InputError
 
 FORMAT = 'dfrec_jax identity encoder'
@@ -18,15 +17,15 @@ DTYPES = ('float16', 'float32')
 
 
 def write_encoder(
-  path: str, variables: Mapping[str, Any], card: Mapping[str, Any], *, dtype: str = 'float16'
+  path: str, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any], *, dtype: str = 'float16'
 ) -> None:
-  """Writes a MobileFaceNet, batch norms not folded, beside its place and renamed.
+  """Writes an encoder, batch norms not folded, beside its place and renamed.
 
   Args:
-    path: the file, `.safetensors`; its tensors have the names and layout of PyTorch's.
-    variables: `params` and `batch_stats` of `mobilefacenet.MobileFaceNet(norms=True)`.
-    card: what the file's metadata say beside the tensors, as JSON has it: how it was trained, its
-      figures, its licence.
+    path: the file, `.safetensors`.
+    tensors: of the network in PyTorch's naming and layout, as `trainable.Trainable` makes them.
+    card: what the file's metadata say beside the tensors, as JSON has it: which network it is, how
+      it was trained, its figures, its licence.
     dtype: of the tensors in the file, `float16` or `float32`.
 
   Raises:
@@ -35,7 +34,7 @@ def write_encoder(
   if dtype not in DTYPES:
     raise InputError(f'config.export_dtype is {dtype!r}; it is {" or ".join(DTYPES)}.')
   arrays = {}
-  for name, array in mobilefacenet.to_torch_arrays(variables).items():
+  for name, array in tensors.items():
     with np.errstate(over='ignore'):
       arrays[name] = array.astype(dtype)
     if not np.isfinite(arrays[name]).all():

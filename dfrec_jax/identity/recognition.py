@@ -5,12 +5,8 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
-from dfrec_jax.encoders import mobilefacenet
-from dfrec_jax.errors import InputError
-from dfrec_jax.models import layers
 from dfrec_jax.models.partitioning import constrain
 
 # No embedding is divided by less, so that the gradient of a zero one is finite.
@@ -31,7 +27,7 @@ class Recognition(NamedTuple):
 
 
 class Recognizer(nn.Module):
-  """MobileFaceNet with its batch norms, and a direction in its space for each training person.
+  """A network with its batch norms, and a direction in its space for each training person.
 
   ArcFace learns the directions as a linear layer. A person with one photograph is seen once a pass,
   so that a learned one would take dozens of passes to find the person: here it is a moving mean of
@@ -39,15 +35,13 @@ class Recognizer(nn.Module):
 
   Attributes:
     people: how many there are.
-    width, pool, dtype: of `mobilefacenet.MobileFaceNet`.
+    network: of `encoders.trainable.build`.
     memory: how much of a direction stays when its person is seen, in [0, 1).
   """
 
   people: int
-  width: float
-  pool: int
+  network: nn.Module
   memory: float = 0.5
-  dtype: layers.Dtype = jnp.float32
 
   @nn.compact
   def __call__(
@@ -56,14 +50,12 @@ class Recognizer(nn.Module):
     """Embeds views, and in training updates the directions.
 
     Args:
-      views: (B, S, S, 3) in [0, 1], S = 16 * pool, aligned to `alignment.TEMPLATE_112`.
+      views: (B, S, S, 3) in [0, 1], S = network.size, aligned to `alignment.TEMPLATE_112`.
       person: (B,) int32, who is seen; needed in training.
       train: whether batch norms take the batch's statistics.
     """
-    network = mobilefacenet.MobileFaceNet(
-      self.width, self.pool, norms=True, dtype=self.dtype, name='network'
-    )
-    embedding = _unit(network(constrain(views, 'batch'), train=train).embedding, axis=-1)
+    views = self.network.from_pixels(constrain(views, 'batch'))
+    embedding = _unit(self.network(views, train=train).embedding, axis=-1)
     shape = (self.people, embedding.shape[-1])
     directions = self.variable('batch_stats', 'directions', jnp.zeros, shape, jnp.float32)
     known = Recognition(embedding, embedding @ directions.value.T)
@@ -83,29 +75,18 @@ def _unit(x: jax.Array, axis: int) -> jax.Array:
   return x * jax.lax.rsqrt(jnp.maximum(squared, _LEAST_SQUARED_NORM))
 
 
-def build(config: ml_collections.ConfigDict, people: int) -> Recognizer:
-  """The module of a `config.model` section. Raises an InputError: a setting is out of range."""
-  if config.width * mobilefacenet.STEM < 4 or config.width * mobilefacenet.STEM % 1:
-    raise InputError(
-      f'config.model.width is {config.width}; {mobilefacenet.STEM} times it must be a whole number '
-      'of at least 4.'
-    )
-  if config.pool < 1:
-    raise InputError(f'config.model.pool is {config.pool}; it must be 1 or more.')
-  dtype = layers.compute_dtype('config.model.dtype', config.dtype)
-  return Recognizer(people, config.width, config.pool, dtype=dtype)
-
-
 def init_variables(model: Recognizer, key: jax.Array) -> Any:
   """The module's variables, boxed with logical axis names.
 
   Residual blocks begin as the identity (Goyal et al., arXiv 1706.02677, section 5.1): through all
   of them, with their batch norms, two views of one photograph would come out unrelated.
   """
-  size = model.pool * mobilefacenet.STRIDE
+  size = model.network.size
   variables = model.init(key, jnp.zeros((1, size, size, 3)), train=False)
-  for i in mobilefacenet.RESIDUALS:
-    norm = variables['params']['network'][f'features_{i}']['project']['norm']
+  for path in model.network.residual_norms():
+    norm = variables['params']['network']
+    for name in path:
+      norm = norm[name]
     norm['scale'] = jax.tree.map(jnp.zeros_like, norm['scale'])
   return variables
 

@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from dfrec_jax import checkpointing, programs, sharding
-from dfrec_jax.encoders import alignment, mobilefacenet, registry
+from dfrec_jax.encoders import alignment, registry, trainable
 from dfrec_jax.errors import InputError
 from dfrec_jax.identity import people as people_folders
 from dfrec_jax.identity import recognition, verification
@@ -27,6 +27,9 @@ from dfrec_jax.optimizer import make_optimizer
 from dfrec_jax.train_state import plan_state
 from dfrec_jax.training_loop import Loop, Termination
 from input_pipeline.loader import TrainIterator, stream_batches
+
+# Of `config.model`: what earlier runs were trained with, whose configuration does not name it.
+LATER_SETTINGS = {'network': 'mobilefacenet', 'depth': ''}
 
 
 def train(
@@ -43,14 +46,15 @@ def train(
   mesh = sharding.make_mesh(config.mesh, devices)
   sharding.check_batch_size(config.batch_size, mesh)
   options = programs.compiler_options(config.compiler_options)
-  side = alignment.matching_side(_size(config))
+  network = trainable.build(config.model)
+  side = alignment.matching_side(network.size)
   learned = make_people(config.data, 'train', side=side)
   held_out = make_people(config.data, 'eval', side=config.data.eval_side)
   people_folders.check_disjoint(learned.people, held_out.people)
   verification.check_people(held_out.person)
-  model = recognition.build(config.model, len(learned.people))
+  model = recognition.Recognizer(len(learned.people), network)
   tx, learning_rate = make_optimizer(config.optimizer, config.steps)
-  checkpointer = checkpointing.Checkpointer(workdir, config)
+  checkpointer = checkpointing.Checkpointer(workdir, config, LATER_SETTINGS)
   with contextlib.ExitStack() as open_until_the_end:
     open_until_the_end.enter_context(jax.set_mesh(mesh))
     initialise, abstract = plan_state(
@@ -73,7 +77,8 @@ def train(
       donate_argnums=0,
       compiler_options=options,
     )
-    evaluate = functools.partial(_evaluate, _Evaluator(held_out, mesh), config, workdir)
+    evaluator = _Evaluator(config.model.network, held_out, mesh)
+    evaluate = functools.partial(_evaluate, evaluator, config, workdir)
     Loop(config, workdir, checkpointer, learning_rate, evaluate).run(
       state, iterator, lambda state: step(state, next(iterator)), stop
     )
@@ -95,7 +100,8 @@ def view_batches(
       f'batch_size is {config.batch_size} and there are {len(people)} photographs; give a '
       'batch_size no larger than that, or more photographs.'
     )
-  draw = _DrawViews(people, _size(config), Variation.create(config.data.augmentation))
+  size = trainable.build(config.model).size
+  draw = _DrawViews(people, size, Variation.create(config.data.augmentation))
   count = jax.process_count()
   batches = grain.MapDataset.range(len(people)).seed(config.seed).shuffle().repeat()
   batches = batches.random_map(draw).batch(config.batch_size // count, drop_remainder=True)
@@ -121,25 +127,22 @@ class _DrawViews(grain.transforms.RandomMap):
     return {'views': np.stack(views), 'person': np.int32(person)}
 
 
-def _size(config: ml_collections.ConfigDict) -> int:
-  return config.model.pool * mobilefacenet.STRIDE
-
-
 class _Evaluator:
   """Verifies, as it will be used, the encoder that a state holds."""
 
-  def __init__(self, people: People, mesh: jax.sharding.Mesh):
+  def __init__(self, network: str, people: People, mesh: jax.sharding.Mesh):
+    self._network = network
     self._people = people
     self._gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
     # Each process verifies for itself, on one device of its own.
     self._here = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), ('data',))
     self._embed = None
 
-  def __call__(self, ema: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
-    """The figures, and the network's variables as NumPy arrays."""
-    network = jax.device_get(self._gather(_network(ema)))
-    arrays = mobilefacenet.to_torch_arrays(network)
-    encoder = registry.ENCODERS['mobilefacenet'](arrays, jnp.float32)
+  def __call__(self, ema: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The figures, and the network's tensors as PyTorch has them."""
+    variables = jax.device_get(self._gather(_network_variables(ema)))
+    arrays = trainable.find(self._network).to_torch_arrays(variables)
+    encoder = registry.ENCODERS[self._network](arrays, jnp.float32)
     if self._embed is None:
       # The function is of the network's sizes alone, so it is compiled once.
       self._embed = programs.jit(
@@ -153,20 +156,20 @@ class _Evaluator:
 
     with jax.set_mesh(self._here):
       embedded = verification.embed_people(embed, self._people)
-    return verification.verify(*embedded), network
+    return verification.verify(*embedded), arrays
 
 
-def _network(variables: Mapping[str, Any]) -> dict[str, Any]:
+def _network_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
   return {name: variables[name]['network'] for name in ('params', 'batch_stats')}
 
 
 def _evaluate(evaluator, config, workdir, state, done, logger, stop) -> dict[str, float]:
   del stop  # It takes seconds.
-  result, network = evaluator(state.ema)
+  result, arrays = evaluator(state.ema)
   logger.write(done, {f'eval/{name}': value for name, value in result.items()})
   if jax.process_index() == 0:
     fields = json.loads(config.to_json_best_effort())
-    card = {'licence': config.licence, 'step': done, 'verification': result}
-    card |= {'config': fields}
-    write_encoder(f'{workdir}/{FILE}', network, card, dtype=config.export_dtype)
+    card = {'network': config.model.network, 'licence': config.licence, 'step': done}
+    card |= {'verification': result, 'config': fields}
+    write_encoder(f'{workdir}/{FILE}', arrays, card, dtype=config.export_dtype)
   return result

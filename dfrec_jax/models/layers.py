@@ -166,10 +166,12 @@ class BatchNorm(nn.Module):
 
   Attributes:
     momentum: weight of the new statistics (linen's is 1 minus this).
+    use_scale: whether there is a scale; without, it is 1.
   """
 
   momentum: float = 0.1
   epsilon: float = 1e-5
+  use_scale: bool = True
   dtype: Dtype = jnp.float32
 
   @nn.compact
@@ -178,7 +180,9 @@ class BatchNorm(nn.Module):
     # Every convolution ends in a norm: its output stays divided by examples, so that parameters and
     # not feature maps move between devices.
     x = constrain(x, 'batch')
-    scale = self.param('scale', named(nn.initializers.ones, 'conv_out'), (channels,), jnp.float32)
+    scale = 1.0
+    if self.use_scale:
+      scale = self.param('scale', named(nn.initializers.ones, 'conv_out'), (channels,), jnp.float32)
     bias = self.param('bias', named(nn.initializers.zeros, 'conv_out'), (channels,), jnp.float32)
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,), jnp.float32)
     running_var = self.variable('batch_stats', 'var', jnp.ones, (channels,), jnp.float32)
