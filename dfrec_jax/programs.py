@@ -17,13 +17,17 @@ _CPU = {
     'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
   )
 }
+# A TPU gathers a parameter before its product, not piece by piece between partial products: in a
+# plan for four chips those read and wrote a quarter more memory (docs/tpu_plan.md).
+_TPU = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}
 # Name -> backend -> options of XLA; backends that are not there take none. `overlap` hides the
 # exchange of parameters and gradients behind computation.
 COMPILER_OPTIONS = {
-  'default': {'cpu': _CPU},
+  'default': {'cpu': _CPU, 'tpu': _TPU},
   'overlap': {
     'cpu': _CPU,
-    'tpu': {
+    'tpu': _TPU
+    | {
       'xla_enable_async_all_gather': 'true',
       'xla_tpu_enable_async_collective_fusion_fuse_all_gather': 'true',
       'xla_tpu_enable_async_collective_fusion_multiple_steps': 'true',

@@ -163,7 +163,8 @@ def test_a_compiled_program_never_compiles_again():
 def test_options_of_the_compiler_go_by_name():
   # On a CPU there is nothing to overlap.
   assert compiler_options('overlap', 'cpu') == compiler_options('default', 'cpu')
-  assert compiler_options('default', 'tpu') == {}
+  assert compiler_options('default', 'gpu') == {}
+  assert compiler_options('default', 'tpu').items() < compiler_options('overlap', 'tpu').items()
   assert compiler_options('overlap', 'gpu') == {'xla_gpu_enable_latency_hiding_scheduler': 'true'}
   with pytest.raises(InputError, match="compiler_options is 'fast'; it is one of default, overlap"):
     compiler_options('fast')
