@@ -76,7 +76,7 @@ def test_formula_of_recovery_is_what_xla_counts():
   init = functools.partial(checkpointing.init_variables, model)
   variables = nn.unbox(jax.eval_shape(init, jax.random.key(0)))
   key = jax.eval_shape(lambda: jax.random.key(0))
-  formula = flops.recover_flops(given.model, 2, folded=True, pointwise=True)
+  formula = flops.recover_flops(given.model, 2, pointwise=True)
   calls = modules.calls(model, 2, train=False)
   assert set(calls) == {'ism', 'sirm', 'tirm'}
   for name, call in calls.items():
@@ -102,9 +102,7 @@ def test_formula_of_a_training_step_is_what_xla_counts(monkeypatch):
   mesh = sharding.make_mesh(given.mesh, ONE_DEVICE)
   with jax.set_mesh(mesh):
     built = training.TrainingParts(given, mesh)
-  formula = flops.train_flops(
-    given.model, 2, twins=True, encoders=built.encoders, folded=True, pointwise=True
-  )
+  formula = flops.train_flops(given.model, 2, twins=True, encoders=built.encoders, pointwise=True)
   counted = {
     name: part.program.lowered.cost_analysis()['flops'] for name, part in built.parts.items()
   }

@@ -1,4 +1,4 @@
-"""Upsampling with its convolution: both forms, and their gradients, are one."""
+"""Upsampling with its convolution: its forms, and their gradients, are those of the plain one."""
 
 from flax import linen as nn
 import jax
@@ -14,22 +14,26 @@ def _normal(*shape, seed=0):
 
 
 @pytest.mark.parametrize('shape', [(2, 5, 4, 3), (1, 1, 6, 2), (1, 1, 1, 1)])
-def test_folded_upsampling_equals_the_convolution_of_the_large_image(shape):
+def test_each_form_equals_the_convolution_of_the_large_image(shape):
   x = _normal(*shape)
-  folded, direct, default = (UpsampledConv(7, folded=how) for how in (True, False, None))
-  params = nn.unbox(direct.init(jax.random.key(0), x))
+  folded, transposed, default = (UpsampledConv(7, folded=how) for how in (True, False, None))
+  params = nn.unbox(default.init(jax.random.key(0), x))
   params['params']['bias'] = _normal(7)
   batch, height, width, _ = shape
 
-  def run(module):
-    out, pullback = jax.vjp(jax.jit(module.apply), params, x)
-    return out, *pullback(_normal(*out.shape, seed=1))
+  def direct(params, x):
+    large = x.repeat(2, axis=1).repeat(2, axis=2)
+    return nn.Conv(7, (3, 3), padding=1).apply(params, large)
 
-  results = [jax.tree.leaves(run(module)) for module in (folded, default, direct)]
-  assert results[0][0].shape == (batch, 2 * height, 2 * width, 7)
-  for ours, by_default, reference in zip(*results, strict=True):
-    np.testing.assert_allclose(ours, reference, atol=2e-5)
-    np.testing.assert_allclose(by_default, reference, atol=2e-5)
+  def run(function):
+    out, pullback = jax.vjp(jax.jit(function), params, x)
+    return jax.tree.leaves((out, *pullback(_normal(*out.shape, seed=1))))
+
+  expected = run(direct)
+  assert expected[0].shape == (batch, 2 * height, 2 * width, 7)
+  for module in (folded, transposed, default):
+    for ours, reference in zip(run(module.apply), expected, strict=True):
+      np.testing.assert_allclose(ours, reference, atol=2e-5)
   half = UpsampledConv(7, folded=True, dtype=jnp.bfloat16).apply(params, x)
   assert half.dtype == jnp.bfloat16
-  np.testing.assert_allclose(half, results[2][0], atol=0.2)
+  np.testing.assert_allclose(half, expected[0], atol=0.2)

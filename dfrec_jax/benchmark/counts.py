@@ -94,11 +94,10 @@ class Network:
     self.count += Count.of(work, weights=kernel**2 * inputs * outputs, first=first)
     return len(_starts(side, kernel, stride, 1, pad))
 
-  def upsampled_conv(self, side: int, inputs: int, outputs: int, folded: bool) -> int:
-    """`upsampling.UpsampledConv` from `side` to twice that; `folded` is explained there."""
-    if not folded:
-      return self.conv(2 * side, inputs, outputs, 3)
-    work = 2.0 * taps(side, 2, 1, 1, (1, 1)) ** 2 * inputs * 4 * outputs
+  def upsampled_conv(self, side: int, inputs: int, outputs: int) -> int:
+    """`upsampling.UpsampledConv` from `side` to twice that."""
+    # Two of a row's four taps meet a pixel, at both ends one.
+    work = 2.0 * (2 * 2 * side - 2) ** 2 * inputs * outputs
     self.count += Count.of(work, weights=3**2 * inputs * outputs)
     return 2 * side
 

@@ -21,12 +21,11 @@ MODULES = ('ism', 'sirm', 'tirm')
 _OPTIMIZER = 25
 
 
-def forward_counts(model: Mapping[str, Any], *, folded: bool = False) -> dict[str, Count]:
+def forward_counts(model: Mapping[str, Any]) -> dict[str, Count]:
   """The work on one image in training by module, and `compositing`.
 
   Args:
     model: the `config.model` section.
-    folded: of convolutions behind an upsampling as a CPU does them, see `upsampling.UpsampledConv`.
   """
   size, side = sizes.get_size(model['size']), model['image_size']
   tokens = _Tokens(model, size)
@@ -34,15 +33,15 @@ def forward_counts(model: Mapping[str, Any], *, folded: bool = False) -> dict[st
   blur = 2 * 2.0 * side**3 if model['composite_softness'] > 0 else 0.0
   return {
     'ism': _ism(size, side),
-    'sirm': _sirm(size, side, model['fusion'], tokens.kept, folded),
-    'tirm': _sirm(size, side, 'add', 0, folded) if without_tirm else _tirm(model, size, tokens),
+    'sirm': _sirm(size, side, model['fusion'], tokens.kept),
+    'tirm': _sirm(size, side, 'add', 0) if without_tirm else _tirm(model, size, tokens),
     # Nothing learns from it.
     'compositing': Count(products=blur),
   }
 
 
 def recover_flops(
-  model: Mapping[str, Any], batch: int, *, pointwise: bool = False, folded: bool = False
+  model: Mapping[str, Any], batch: int, *, pointwise: bool = False
 ) -> dict[str, float]:
   """FLOP of one recovery of `batch` images, by part: `ism`, `sirm`, `tirm`, `compositing`.
 
@@ -50,11 +49,9 @@ def recover_flops(
     model: the `config.model` section.
     batch: images.
     pointwise: also count what is done element by element, see `train_flops`.
-    folded: see `forward_counts`.
   """
   whole = lambda count: count.forward + (count.pointwise if pointwise else 0)
-  counts = forward_counts(model, folded=folded)
-  return {name: batch * whole(count) for name, count in counts.items()}
+  return {name: batch * whole(count) for name, count in forward_counts(model).items()}
 
 
 def train_flops(
@@ -65,7 +62,6 @@ def train_flops(
   encoders: Sequence[str] = ('vgg19', 'mobilefacenet'),
   encoded_examples: int = 0,
   pointwise: bool = False,
-  folded: bool = False,
 ) -> dict[str, float]:
   """FLOP of one training step on all devices together, by part.
 
@@ -81,12 +77,11 @@ def train_flops(
     encoded_examples: how many of the batch they see; 0 for all.
     pointwise: also count what is done element by element (norms, activations, the optimizer), which
       XLA counts and a chip's peak does not mean.
-    folded: see `forward_counts`.
 
   Raises:
     InputError: an encoder without a formula.
   """
-  per_image = forward_counts(model, folded=folded)
+  per_image = forward_counts(model)
   seen = {'ism': batch * (2 if twins else 1)}
   whole = lambda count: count.train + (count.pointwise_train if pointwise else 0)
   parts = {name: seen.get(name, batch) * whole(count) for name, count in per_image.items()}
@@ -103,10 +98,8 @@ def train_flops(
   return parts
 
 
-def recomputed_flops(
-  model: Mapping[str, Any], batch: int, *, folded: bool = False
-) -> dict[str, float]:
-  """FLOP that `config.model.remat` adds to a step, by part; `folded` as in `forward_counts`.
+def recomputed_flops(model: Mapping[str, Any], batch: int) -> dict[str, float]:
+  """FLOP that `config.model.remat` adds to a step, by part.
 
   With `full` it is the stages' and blocks' forward pass again, with `dots` what is done element by
   element.
@@ -114,7 +107,7 @@ def recomputed_flops(
   policy = policy_name(model['remat'])
   if policy == 'none':
     return {}
-  counts = {'sirm': forward_counts(model, folded=folded)['sirm'], 'tirm': _blocks(model)}
+  counts = {'sirm': forward_counts(model)['sirm'], 'tirm': _blocks(model)}
   if policy == 'full':
     return {name: batch * (count.forward + count.pointwise) for name, count in counts.items()}
   return {name: batch * count.pointwise for name, count in counts.items()}
@@ -206,7 +199,7 @@ def _detail(net: Network, side: int, channels: Sequence[int]) -> None:
   net.resize(sides[1], side, 1)
 
 
-def _sirm(size: sizes.Size, side: int, fusion: str, token_count: int, folded: bool) -> Count:
+def _sirm(size: sizes.Size, side: int, fusion: str, token_count: int) -> Count:
   net, widths = Network(), size.sirm_widths
 
   def double(where, inputs, outputs, first=False):
@@ -224,7 +217,7 @@ def _sirm(size: sizes.Size, side: int, fusion: str, token_count: int, folded: bo
   inputs = half
   for stage in (3, 2, 1, 0):
     where, width = side >> stage, widths[stage]
-    net.upsampled_conv(where // 2, inputs, width, folded)
+    net.upsampled_conv(where // 2, inputs, width)
     net.norm(where, width)
     for _ in ('guide', 'skip', 'alone'):
       net.conv(where, width, width // 2, 1)

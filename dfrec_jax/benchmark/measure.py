@@ -52,8 +52,7 @@ def measure(
     times = timing.rounds(
       {name: part.run for name, part in build.parts.items()}, repeats=repeats, seconds=seconds
     )
-  folded = first.platform == 'cpu'
-  formulas = _formulas(config, what, getattr(build, 'encoders', []), folded)
+  formulas = _formulas(config, what, getattr(build, 'encoders', []))
   rows = {
     name: _row(times[name], part, formulas.get(name), peak, mesh.size)
     for name, part in build.parts.items()
@@ -94,15 +93,12 @@ def _about(config, what, mesh):
   }
 
 
-def _formulas(config, what, encoders, folded):
-  """(FLOP of the model, FLOP that XLA should count) by part and of the whole, of all devices.
-
-  The first is the same on every device, so that utilisation compares; `folded` concerns the other.
-  """
+def _formulas(config, what, encoders):
+  """(FLOP of the model, FLOP that XLA should count) by part and of the whole, of all devices."""
   model, batch = config.model, config.batch_size
   if what == 'recover':
     work = flops.recover_flops(model, batch)
-    counted = flops.recover_flops(model, batch, folded=folded, pointwise=True)
+    counted = flops.recover_flops(model, batch, pointwise=True)
   else:
     settings = {
       'twins': config.data.twins,
@@ -110,8 +106,8 @@ def _formulas(config, what, encoders, folded):
       'encoded_examples': config.loss.encoded_examples,
     }
     work = flops.train_flops(model, batch, **settings)
-    counted = flops.train_flops(model, batch, folded=folded, pointwise=True, **settings)
-    for name, again in flops.recomputed_flops(model, batch, folded=folded).items():
+    counted = flops.train_flops(model, batch, pointwise=True, **settings)
+    for name, again in flops.recomputed_flops(model, batch).items():
       counted[name] += again
   parts = {name: (work[name], counted[name]) for name in work}
   return parts | {WHOLE: (sum(work.values()), sum(counted.values()))}

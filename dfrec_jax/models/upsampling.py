@@ -6,14 +6,18 @@ import jax.numpy as jnp
 
 from dfrec_jax.models import layers
 
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+
 
 class UpsampledConv(nn.Module):
   """Nearest upsampling to twice the size, then a 3x3 convolution with bias, padded by one.
 
+  Taps that fall on one small pixel are summed beforehand, which leaves 16 products of 36: either in
+  the kernel of a transposed 4x4 convolution, or, `folded`, of a 2x2 convolution of four times the
+  features, whose result is interleaved.
+
   Attributes:
-    folded: compute it as one 2x2 convolution of four times the features on the small picture, whose
-      kernel sums the taps that fall on one pixel: 16 products where the other form has 36. None
-      does so on a CPU only, where it was measured.
+    folded: which form; None folds on a CPU only.
   """
 
   features: int
@@ -33,14 +37,18 @@ class UpsampledConv(nn.Module):
     )
     x, kernel, bias = (value.astype(self.dtype) for value in (x, kernel, bias))
     if self.folded is None:
-      x = jax.lax.platform_dependent(x, kernel, cpu=_folded_upsampling, default=_upsampling)
+      x = jax.lax.platform_dependent(x, kernel, cpu=_folded_upsampling, default=_transposed)
     else:
-      x = (_folded_upsampling if self.folded else _upsampling)(x, kernel)
+      x = (_folded_upsampling if self.folded else _transposed)(x, kernel)
     return x + bias
 
 
-def _upsampling(x, kernel):
-  return _pad_and_convolve(x.repeat(2, axis=1).repeat(2, axis=2), kernel)
+def _transposed(x, kernel):
+  shifts = [((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)) for i in (0, 1) for j in (0, 1)]
+  wide = sum(jnp.pad(kernel, shift) for shift in shifts)
+  return jax.lax.conv_general_dilated(
+    x, wide, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=_LAYOUT
+  )
 
 
 def _folded_upsampling(x, kernel):
@@ -80,5 +88,5 @@ _convolve_2x2.defvjp(
 
 def _pad_and_convolve(x, kernel):
   return jax.lax.conv_general_dilated(
-    x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_LAYOUT
   )
