@@ -244,6 +244,15 @@ def test_results_of_other_settings_are_removed_at_once(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize('foreign', ['{"accuracy": 1}', '[]', 'no JSON'])
+def test_results_of_something_else_are_left_alone(tmp_path, foreign):
+  (tmp_path / outputs.RESULTS).write_text(foreign)
+  for _ in range(2):  # The folder is free again.
+    with pytest.raises(InputError, match=r'results\.json was not written by this command'):
+      OutputFolder(tmp_path, {'seed': 0})
+  assert (tmp_path / outputs.RESULTS).read_text() == foreign
+
+
 def test_one_process_at_a_time(tmp_path):
   with OutputFolder(tmp_path, {}), pytest.raises(InputError, match='Another process writes into'):
     OutputFolder(tmp_path, {})

@@ -52,7 +52,8 @@ class OutputFolder:
   """The folder OUT, which nobody else writes into meanwhile. A context manager.
 
   Raises:
-    InputError: it cannot be made, or another process writes into it.
+    InputError: it cannot be made, another process writes into it, or it holds a `results.json` of
+      something else.
   """
 
   def __init__(self, path: str | os.PathLike, head: Mapping[str, Any]):
@@ -67,19 +68,27 @@ class OutputFolder:
     if not _lock(self._lock):
       os.close(self._lock)
       raise InputError(f'Another process writes into {path}; wait for it, or name another folder.')
-    self._discard_others()
+    try:
+      self._discard_others()
+    except InputError:
+      os.close(self._lock)
+      raise
     for left in self.path.glob('.*.part'):
       if _UNFINISHED.fullmatch(left.name) and left.is_dir() and not left.is_symlink():
         shutil.rmtree(left)
 
   def _discard_others(self) -> None:
     """Removes the results of an earlier run with other settings, which name files of this one."""
+    path = self.path / RESULTS
+    if not path.exists():
+      return
     try:
-      stored = json.loads((self.path / RESULTS).read_text('utf-8'))
-      same = {name: stored.get(name) for name in self._head} == self._head
-    except (OSError, ValueError, AttributeError):
-      same = False
-    if not same:
+      stored = json.loads(path.read_text('utf-8'))
+    except (OSError, ValueError):
+      stored = None
+    if not isinstance(stored, dict) or not isinstance(stored.get('inputs'), list):
+      raise InputError(f'{path} was not written by this command; name another output folder.')
+    if {name: stored.get(name) for name in self._head} != self._head:
       for name in (RESULTS, REPORT):
         (self.path / name).unlink(missing_ok=True)
 
