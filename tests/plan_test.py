@@ -230,6 +230,7 @@ def test_the_largest_batch_is_on_the_line_through_two_plans():
   assert hlo_memory.largest_batch({32: 8e9, 64: 12e9}, 16e9) == 96
   assert hlo_memory.largest_batch({64: 20e9, 32: 12e9}, 16e9) == 48
   assert hlo_memory.largest_batch({32: 8e9}, 16e9) is None
+  assert hlo_memory.largest_batch({48: 15.2e9, 64: 15.3e9}, 12.8e9) is None
 
 
 @pytest.mark.parametrize('spec', ['v5e', 'v9:2x2', 'v5e:4', 'v5e:2x2x2', 'v5p:4x4', 'v5e:0x4'])

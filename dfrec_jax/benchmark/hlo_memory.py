@@ -87,7 +87,10 @@ def refused_temporaries(message: str, count: int = 8) -> list[dict[str, Any]]:
 
 
 def largest_batch(totals: Mapping[int, float], capacity: float) -> int | None:
-  """The largest batch a chip that fits, if memory grows by a straight line; None from one batch.
+  """The largest batch a chip that fits, if memory grows by a straight line.
+
+  None from one batch, and where the line says nothing: near a chip's limit the compiler computes
+  again what it has no room for, so that memory hardly grows.
 
   Args:
     totals: bytes by images a chip, of the same slice and mesh; the two largest batches count.
@@ -97,7 +100,8 @@ def largest_batch(totals: Mapping[int, float], capacity: float) -> int | None:
     return None
   (small, least), (large, most) = sorted(totals.items())[-2:]
   slope = (most - least) / (large - small)
-  return int((capacity - least) // slope) + small if slope > 0 else None
+  largest = int((capacity - least) // slope) + small if slope > 0 else 0
+  return largest if largest > 0 else None
 
 
 def _place(op_name: str) -> str:
