@@ -31,7 +31,9 @@ def write_lossy_h264(path, frames, quality=23):
   """Writes frames with x264: predicted in both directions, at its constant rate factor."""
   path.parent.mkdir(parents=True, exist_ok=True)
   height, width = frames[0].shape[:2]
-  options = {'crf': str(quality), 'threads': '1', 'bf': '2'}
+  # With its lookahead, x264 gives other bytes for the same frames each time.
+  lookahead = {'rc-lookahead': '0', 'mbtree': '0'}
+  options = {'crf': str(quality), 'threads': '1', 'bf': '2', **lookahead}
   with av.open(str(path), 'w') as container:
     stream = container.add_stream('libx264', rate=_RATE, options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
