@@ -31,9 +31,8 @@ def write_lossy_h264(path, frames, quality=23):
   """Writes frames with x264: predicted in both directions, at its constant rate factor."""
   path.parent.mkdir(parents=True, exist_ok=True)
   height, width = frames[0].shape[:2]
-  # With its lookahead, x264 gives other bytes for the same frames each time.
-  lookahead = {'rc-lookahead': '0', 'mbtree': '0'}
-  options = {'crf': str(quality), 'threads': '1', 'bf': '2', **lookahead}
+  # Without its assembly code x264 gives the same bytes each time and on every processor.
+  options = {'crf': str(quality), 'threads': '1', 'bf': '2', 'x264-params': 'asm=0'}
   with av.open(str(path), 'w') as container:
     stream = container.add_stream('libx264', rate=_RATE, options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
