@@ -108,6 +108,8 @@ def _model() -> ml_collections.ConfigDict:
       forged_tokens=True,
       source_residual=True,
       target_residual=True,
+      paint_surroundings=True,
+      refinement=0,
       mask_ratio=0.5,
       composite=True,
       composite_dilation=3,
@@ -197,6 +199,9 @@ def _loss() -> ml_collections.ConfigDict:
         perceptual=0.1,
         attribute=0.05,
         patch=10.0,
+        # Of the target as it is shown, for models with a refinement.
+        refinement=0.0,
+        structure=0.0,
         source=0.3,
         anchor=0.0,
         segmentation=0.5,
@@ -245,6 +250,9 @@ def train_small(config: ml_collections.ConfigDict, args: ml_collections.ConfigDi
   config.batch_size = args.batch_size
   # A small network that sees each photograph a few times underfits: it is not regularised.
   config.model.update(size=args.size, image_size=args.image_size, drop_connect=0.0, dropout=0.0)
+  # Small patches show: what fills them is smoothed, and learns from the whole picture.
+  config.model.refinement = 32
+  config.loss.weights.update(refinement=20.0, structure=0.2)
   # On a CPU the encoder costs as much as the model: half of the batch teaches it.
   config.loss.encoded_examples = args.batch_size // 2
   config.masking.end_step = args.steps // 3

@@ -6,6 +6,7 @@ do not count; a batch without any that counts gives 0.
 
 from collections.abc import Sequence
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -57,18 +58,47 @@ def patch_loss(predicted: jax.Array, true: jax.Array, weights: jax.Array) -> jax
   return weighted_mean(_per_example(jnp.square(predicted - true)), weights)
 
 
+def refinement_loss(recovered: jax.Array, true: jax.Array, weights: jax.Array) -> jax.Array:
+  """Mean squared error of the target's picture (B, H, W, 3) as it is shown. Not in the paper."""
+  return weighted_mean(_per_example(jnp.square(recovered - true)), weights)
+
+
+def structure_loss(
+  recovered: jax.Array, true: jax.Array, weights: jax.Array, window: int = 7
+) -> jax.Array:
+  """1 - SSIM (Wang et al. 2004) of images (B, H, W, 3) in [0, 1]. Not in the paper.
+
+  As `metrics.ssim` measures it: a uniform window, unbiased covariances, no border. Squared errors
+  alone blur; this asks for the target's edges and against the forgery's.
+  """
+  mean = lambda x: nn.avg_pool(x, (window, window))
+  unbiased = window**2 / (window**2 - 1)
+  mean_a, mean_b = mean(recovered), mean(true)
+  covariance = lambda a, b, mean_a, mean_b: unbiased * (mean(a * b) - mean_a * mean_b)
+  variances = covariance(recovered, recovered, mean_a, mean_a) + covariance(
+    true, true, mean_b, mean_b
+  )
+  similarity = (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
+  similarity *= (2 * covariance(recovered, true, mean_a, mean_b) + 0.03**2) / (variances + 0.03**2)
+  return weighted_mean(_per_example(1 - similarity), weights)
+
+
 def source_loss(recovered: jax.Array, true: jax.Array, weights: jax.Array) -> jax.Array:
   """The source's part of L_patch: mean absolute error of the image (B, H, W, 3)."""
   return weighted_mean(_per_example(jnp.abs(recovered - true)), weights)
 
 
-def anchor_loss(recovered: jax.Array, forged: jax.Array, weights: jax.Array) -> jax.Array:
-  """Mean squared change that the source's recovery makes to the forged image (B, H, W, 3).
+def anchor_loss(
+  recovered: jax.Array, forged: jax.Array, mask: jax.Array, weights: jax.Array
+) -> jax.Array:
+  """Mean over the image (B, H, W, 3) of the squared change that the source's recovery makes in it.
+
+  Counted is the mask (B, H, W, 1) alone: outside, the forged image shows the target.
 
   Not in the paper. The true source is another photograph, in another pose, so that its pixels
   hardly hold back a pattern that pleases the identity encoder and shows no face; this does.
   """
-  return weighted_mean(_per_example(jnp.square(recovered - forged)), weights)
+  return weighted_mean(_per_example(mask * jnp.square(recovered - forged)), weights)
 
 
 def mask_cross_entropy(logits: jax.Array, mask: jax.Array, weights: jax.Array) -> jax.Array:

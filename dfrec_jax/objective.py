@@ -87,7 +87,8 @@ def objective(
 
   L = L_id + w_perc L_perc + w_attr L_attr + w_patch L_patch (paper, section 3), plus segmentation
   on examples with a mask and real/fake cross-entropy, both also on twins, which are pristine.
-  Terms of recovery count forged examples only, except L_patch, which pristine ones teach as well.
+  Terms of recovery count forged examples only, except the squared errors of the target, which
+  pristine ones teach as well.
   A term of weight 0 is not computed.
 
   Args:
@@ -131,8 +132,16 @@ def _families(outputs, batch, forged, twin_segmentation):
         outputs.target_patches, _true_patches(outputs, batch['target']), jnp.ones_like(forged)
       )
     },
+    'refinement': lambda: {
+      'refinement': losses.refinement_loss(outputs.target, batch['target'], jnp.ones_like(forged))
+    },
+    'structure': lambda: {
+      'structure': losses.structure_loss(outputs.target, batch['target'], forged)
+    },
     'source': lambda: {'source': losses.source_loss(outputs.source, batch['source'], forged)},
-    'anchor': lambda: {'anchor': losses.anchor_loss(outputs.source, batch['forged'], forged)},
+    'anchor': lambda: {
+      'anchor': losses.anchor_loss(outputs.source, batch['forged'], outputs.mask, forged)
+    },
     'segmentation': lambda: {
       'mask_cross_entropy': losses.mask_cross_entropy(
         *_with_twins(

@@ -42,6 +42,16 @@ def for_recovery(model: DFREC, variables: Mapping[str, Any]) -> tuple[DFREC, Map
   return model.clone(stacked=False), {**variables, 'params': unstack(variables['params'])}
 
 
+def source_residual(model: DFREC, mask: np.ndarray) -> bool | np.ndarray:
+  """Where the model's source is a change of the forged image, as `to_photograph` takes it.
+
+  Args:
+    model: whose source it is.
+    mask: (H, W, 1) in [0, 1], the mask of that image.
+  """
+  return mask if model.paints_surroundings else model.source_residual
+
+
 def recover_batch(
   predict: Callable[..., Mapping[str, jax.Array]],
   batch: Batch,
@@ -70,7 +80,7 @@ def recover_batch(
     weight = out['composite_mask'][i] if model.composite else None
     recovered.append(
       Recovery(
-        source=restore('source', model.source_residual),
+        source=restore('source', source_residual(model, out['mask'][i])),
         target=restore('target', model.target_residual, weight),
         mask=mask_to_photograph(out['mask'][i], photograph),
         score=float(out['score'][i]),

@@ -9,7 +9,7 @@ def to_photograph(
   seen: np.ndarray,
   recovered: np.ndarray,
   *,
-  residual: bool,
+  residual: bool | np.ndarray,
   weight: np.ndarray | None = None,
 ) -> np.ndarray:
   """A recovered image at the resolution of the photograph that it was recovered from.
@@ -19,7 +19,7 @@ def to_photograph(
     seen: (h, w, 3) float in [0, 1], the photograph as the model saw it.
     recovered: (h, w, 3) float in [0, 1], what the model made of it.
     residual: the model predicts a change. The change is enlarged, not the picture, so that detail
-      finer than the model's resolution survives.
+      finer than the model's resolution survives. Weights (h, w, 1) in [0, 1] say where it does.
     weight: (h, w, 1) in [0, 1]; the photograph is kept where it is 0. None replaces all of it.
 
   Returns:
@@ -27,13 +27,13 @@ def to_photograph(
   """
   size = photograph.shape[1], photograph.shape[0]
   original = photograph.astype(np.float32) / 255
-  if residual:
-    change = _resize(recovered - seen, size, cv2.INTER_CUBIC)
-  else:
-    change = _resize(recovered, size, cv2.INTER_CUBIC) - original
+  change = _resize(recovered - seen, size, cv2.INTER_CUBIC)
+  if residual is not True:
+    detail = original - _resize(seen, size, cv2.INTER_CUBIC)
+    kept = _weights(residual, size) if isinstance(residual, np.ndarray) else float(residual)
+    change -= (1 - kept) * detail
   if weight is not None:
-    enlarged = _resize(weight[..., 0], size, cv2.INTER_LINEAR)
-    change = change * np.clip(enlarged, 0, 1)[..., None]
+    change = change * _weights(weight, size)
   return to_uint8(original + change)
 
 
@@ -41,6 +41,10 @@ def mask_to_photograph(mask: np.ndarray, photograph: np.ndarray) -> np.ndarray:
   """A mask (h, w, 1) in [0, 1] at the photograph's resolution, (H, W)."""
   size = photograph.shape[1], photograph.shape[0]
   return np.clip(_resize(mask[..., 0], size, cv2.INTER_LINEAR), 0, 1)
+
+
+def _weights(weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  return np.clip(_resize(weights[..., 0], size, cv2.INTER_LINEAR), 0, 1)[..., None]
 
 
 def _resize(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:

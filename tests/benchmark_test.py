@@ -69,9 +69,11 @@ def xla_flops(function, *args):
   return jax.jit(function).lower(*args).cost_analysis()['flops']
 
 
-def test_formula_of_recovery_is_what_xla_counts():
+@pytest.mark.parametrize('refinement', [0, 32])
+def test_formula_of_recovery_is_what_xla_counts(refinement):
   # One layer a loop, and wide enough that products lead.
   given = config('L/16+depth=1', 64)
+  given.model.refinement = refinement
   model = checkpointing.build_model(given.model)
   init = functools.partial(checkpointing.init_variables, model)
   variables = nn.unbox(jax.eval_shape(init, jax.random.key(0)))

@@ -234,6 +234,18 @@ def test_an_absolute_picture_replaces_the_photograph():
   assert mask_to_photograph(np.ones((16, 16, 1), np.float32), photograph).shape == (32, 32)
 
 
+def test_detail_survives_where_the_recovery_is_a_change():
+  photograph = RNG.integers(0, 256, (40, 40, 3), np.uint8)
+  seen, recovered = RNG.random((2, 16, 16, 3), np.float32)
+  where = np.zeros((16, 16, 1), np.float32)
+  where[:, :8] = 1
+  whole, nothing, partly = (
+    to_photograph(photograph, seen, recovered, residual=r) for r in (True, False, where)
+  )
+  np.testing.assert_array_equal(partly[:, :17], whole[:, :17])
+  np.testing.assert_array_equal(partly[:, 23:], nothing[:, 23:])
+
+
 def test_faces_figure_has_a_cell_for_each_image():
   image = np.full((20, 20, 3), 200, np.uint8)
   figure = figures.faces_figure(['a', 'b'], [[image, image]] * 3, side=32)

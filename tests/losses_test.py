@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfrec_jax import losses
+from dfrec_jax import losses, metrics
 
 ONES = jnp.ones(2)
 
@@ -47,11 +47,29 @@ def test_perceptual_loss_refuses_another_number_of_maps():
     losses.perceptual_loss([jnp.zeros((1, 1, 1, 1))], [], jnp.ones(1))
 
 
-@pytest.mark.parametrize('loss', [losses.attribute_loss, losses.patch_loss, losses.anchor_loss])
+@pytest.mark.parametrize('loss', [losses.attribute_loss, losses.patch_loss, losses.refinement_loss])
 def test_squared_errors(loss):
   a = jnp.stack([jnp.zeros((2, 2, 3)), jnp.full((2, 2, 3), 2.0)])
   np.testing.assert_allclose(loss(a, jnp.zeros_like(a), ONES), 2)  # (0 + 4) / 2
   np.testing.assert_allclose(loss(a, jnp.zeros_like(a), jnp.array([0.0, 1.0])), 4)
+
+
+def test_structure_loss_is_what_is_measured():
+  a, b = (np.asarray(jax.nn.sigmoid(_random(2, 12, 12, 3, seed=s))) for s in (1, 2))
+  b = 0.7 * a + 0.3 * b
+  measured = [metrics.ssim(255 * x, 255 * y) for x, y in zip(a, b, strict=True)]
+  assert 0.2 < np.mean(measured) < 0.95
+  np.testing.assert_allclose(losses.structure_loss(a, b, ONES), 1 - np.mean(measured), rtol=1e-4)
+  only = jnp.array([0.0, 1.0])
+  np.testing.assert_allclose(losses.structure_loss(a, b, only), 1 - measured[1], rtol=1e-4)
+  np.testing.assert_allclose(losses.structure_loss(a, a, ONES), 0, atol=1e-5)
+
+
+def test_the_anchor_holds_inside_the_mask_alone():
+  mask = jnp.zeros((2, 4, 4, 1)).at[:, :1].set(1.0)  # a quarter
+  change = jnp.stack([jnp.full((4, 4, 3), 2.0), jnp.zeros((4, 4, 3)).at[1:].set(9.0)])
+  loss = losses.anchor_loss(change, jnp.zeros_like(change), mask, ONES)
+  np.testing.assert_allclose(loss, (4 / 4 + 0) / 2)
 
 
 def test_source_loss_is_the_absolute_error():
@@ -90,6 +108,10 @@ def test_a_batch_without_examples_that_count_gives_zero():
   assert losses.dice_loss(_random(2, 4, 4, 1), jnp.ones((2, 4, 4, 1)), nobody) == 0
 
 
+def _anchor(recovered, forged, weights):
+  return losses.anchor_loss(recovered, forged, jnp.full((2, 4, 4, 1), 0.5), weights)
+
+
 @pytest.mark.parametrize(
   ('loss', 'shape'),
   [
@@ -97,7 +119,9 @@ def test_a_batch_without_examples_that_count_gives_zero():
     (losses.attribute_loss, (2, 3, 3, 4)),
     (losses.patch_loss, (2, 5, 12)),
     (losses.source_loss, (2, 4, 4, 3)),
-    (losses.anchor_loss, (2, 4, 4, 3)),
+    (losses.refinement_loss, (2, 4, 4, 3)),
+    (losses.structure_loss, (2, 8, 8, 3)),
+    (_anchor, (2, 4, 4, 3)),
     (losses.mask_cross_entropy, (2, 4, 4, 1)),
     (losses.dice_loss, (2, 4, 4, 1)),
   ],

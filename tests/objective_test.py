@@ -79,8 +79,8 @@ def test_perfect_recovery_costs_nothing():
   batch = _batch()
   total, terms = _compute(_outputs(batch), batch, BOTH, **EVERY | {'anchor': 0.0})
   assert set(terms) == {
-    'patch', 'source', 'mask_cross_entropy', 'dice', 'detection', 'attribute',
-    'identity_source', 'identity_target', 'perceptual_source', 'perceptual_target',
+    'patch', 'refinement', 'structure', 'source', 'mask_cross_entropy', 'dice', 'detection',
+    'attribute', 'identity_source', 'identity_target', 'perceptual_source', 'perceptual_target',
   }  # fmt: skip
   np.testing.assert_allclose(total, 0, atol=1e-4)
 
@@ -88,7 +88,7 @@ def test_perfect_recovery_costs_nothing():
 def test_total_is_the_weighted_sum():
   batch = _batch()
   outputs = _outputs(batch, source=batch['forged'], target=batch['forged'])
-  weights = dict(zip(EVERY, (0.2, 0.3, 0.5, 7.0, 11.0, 13.0, 17.0, 19.0), strict=True))
+  weights = dict(zip(EVERY, (0.2, 0.3, 0.5, 7.0, 23.0, 29.0, 11.0, 13.0, 17.0, 19.0), strict=True))
   total, terms = _compute(outputs, batch, BOTH, **weights)
   family = lambda name: {'mask_cross_entropy': 'segmentation', 'dice': 'segmentation'}.get(
     name, name.split('_')[0]
@@ -140,7 +140,9 @@ def test_a_source_that_departs_from_the_forged_image_costs():
   batch = _batch()
   outputs = _outputs(batch, source=batch['forged'].at[1].add(0.3).at[2].add(5.0))
   _, terms = _compute(outputs, batch, anchor=1.0)
-  np.testing.assert_allclose(terms['anchor'], 0.3**2 / 3, rtol=1e-4)  # The third is pristine.
+  inside = batch['mask'][1].mean()
+  assert 0 < inside < 1
+  np.testing.assert_allclose(terms['anchor'], 0.3**2 * inside / 3, rtol=1e-4)  # 2 is pristine.
 
 
 def test_patch_loss_looks_at_the_masked_patches():

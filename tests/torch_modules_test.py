@@ -19,7 +19,7 @@ from dfrec_jax.models import dfrec, sizes, target_reconstruction  # noqa: E402
 from tests import parity  # noqa: E402
 
 SIZE = 32
-EXTENSIONS = ('forged_embedding', 'target_projection', 'target_positions')
+EXTENSIONS = ('forged_embedding', 'target_projection', 'target_positions', 'refinement')
 # A bias in front of a batch norm has no gradient but rounding.
 BEFORE_NORM = re.compile(r'(conv\.[03]|up\.1|(W|W_g|W_x|psi)\.0)\.bias$')
 
@@ -202,6 +202,7 @@ def export_tirm(params, fusion, forged_tokens):
   published = {name: tree for name, tree in params.items() if name not in EXTENSIONS}
   own = {name: tree for name, tree in params.items() if name in EXTENSIONS}
   rows = extensions.target_decoder(fusion, forged_tokens)
+  rows |= extensions.refinement() if 'refinement' in params else {}
   return tensors(
     tirm.to_torch({'params': published}) | layout.to_torch({'params': own}, rows, 'decoder')
   )
@@ -222,6 +223,7 @@ def test_a_model_trained_here_computes_the_same():
     'size': 'test',
     'image_size': SIZE,
     'input_normalisation': 'imagenet',
+    'refinement': 4,
   }
   model = dfrec.DFREC(**{**settings, 'dtype': jnp.float32})
   image = np.random.default_rng(1).random((2, SIZE, SIZE, 3), np.float32)
@@ -333,8 +335,10 @@ def test_what_trains_and_what_guides():
 def test_a_residual_model_starts_as_a_copy():
   model = torch_modules.DFREC(sizes.SIZES['test'], image_size=SIZE)
   image, guide = torch.rand(2, 3, SIZE, SIZE), torch.ones(2, 1, SIZE, SIZE)
+  guide[..., 20:] = 0
   out = model(image, guide=guide)
-  assert torch.equal(out.source, image)
+  assert torch.equal(out.source[..., :20], image[..., :20])
+  assert (out.source[..., 20:] == 0.5).all(), "the surroundings are the target's"
   close(out.target, image.numpy(), 1e-6)
 
 

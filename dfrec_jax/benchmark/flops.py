@@ -252,7 +252,21 @@ def _tirm(model: Mapping[str, Any], size: sizes.Size, tokens: _Tokens) -> Count:
     count += dense(tokens.bottleneck, half, decoder)
   if model['forged_tokens']:
     count += dense(tokens.patches, pixels, decoder, first=True)
+  if features := model.get('refinement'):
+    count += _refinement(model['image_size'], features)
   return count + dense(tokens.masked, decoder, pixels)
+
+
+def _refinement(side: int, features: int) -> Count:
+  net, fine, coarse = Network(), side // 2, side // 4
+  for inputs in (28, features):
+    net.conv(fine, inputs, features, 3)
+  for inputs in (features, 2 * features):
+    net.conv(coarse, inputs, 2 * features, 3)
+  net.upsampled_conv(coarse, 2 * features, features)
+  net.conv(fine, 2 * features, features, 3)
+  net.conv(fine, features, 12, 3)
+  return net.count
 
 
 def _block(tokens: int, width: int, mlp: int) -> Count:

@@ -108,7 +108,7 @@ def _comparable(config, what):
     config.data.twins = False
     config.masking.predicted_mask_rate = 0.0
     config.model.update(dropout=0.0, drop_connect=0.0)
-    config.loss.weights.anchor = 0.0
+    config.loss.weights.update(anchor=0.0, refinement=0.0, structure=0.0)
   return config
 
 

@@ -22,6 +22,15 @@ def detail_branch() -> layout.Table:
   }
 
 
+def refinement() -> layout.Table:
+  """The TIRM's `Refinement`."""
+  names = ('fine_1', 'fine_2', 'coarse_1', 'coarse_2', 'conv_up', 'join', 'output')
+  rows = {}
+  for name in names:
+    rows |= layout.conv(f'refinement.{name}', f'refinement/{name}', bias=True)
+  return rows
+
+
 def target_decoder(fusion: str, forged_tokens: bool) -> layout.Table:
   """What the TIRM's decoder has more with fusion `add` or `sequence`, and with forged tokens."""
   rows = {}

@@ -1,7 +1,7 @@
 """The TIRM between the published checkpoint's `recover2_state_dict` and this package.
 
 The authors' code computes the same as a model of `published` indexing with fusion `concat`, without
-`forged_tokens` and `residual`; our PyTorch modules as any. Only numpy is needed.
+`forged_tokens`, `residual` and `refinement`; our PyTorch modules as any. Only numpy is needed.
 """
 
 from collections.abc import Collection, Mapping
@@ -35,6 +35,7 @@ _CLASSES = 1000  # of the unused classifier
 # Rows that only some options have, by the name of one of them; the options are told by these.
 _FUSIONS = {'decoder.target_positions': 'sequence', 'decoder.target_projection.weight': 'add'}
 _FORGED = 'decoder.forged_embedding.weight'
+_REFINED = 'refinement.fine_1.weight'
 _TRANSFORMERS = {'backbone.encoder': 'encoder', 'decoder': 'decoder'}
 
 
@@ -82,7 +83,7 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   variables = {key: tree for key, tree in variables.items() if key == 'unused' and tree}
   present = {
     name
-    for name, row in (extensions.target_decoder('sequence', True)).items()
+    for name, row in (extensions.target_decoder('sequence', True) | extensions.refinement()).items()
     if row.path[0] in params
   }
   table = _table(depths) | _extensions(present)
@@ -112,7 +113,8 @@ def _depth(arrays, transformer):
 def _extensions(names: Collection[str]) -> layout.Table:
   """The rows of the options that the tensors' names show."""
   fusion = next((fusion for name, fusion in _FUSIONS.items() if name in names), 'concat')
-  return extensions.target_decoder(fusion, _FORGED in names)
+  refinement = extensions.refinement() if _REFINED in names else {}
+  return extensions.target_decoder(fusion, _FORGED in names) | refinement
 
 
 def _table(depths) -> layout.Table:
@@ -167,6 +169,8 @@ def _shapes(arrays, depths) -> shapes.Shapes:
     }
     for name, count in inputs.items():
       out |= shapes.dense(name, count, decoder) if f'{name}.weight' in rows else {}
+    if _REFINED in rows:
+      out |= _refinement_shapes(shapes.size_of(arrays, _REFINED, 0, 1))
     if positions in rows:
       out[positions] = (1, shapes.size_of(arrays, positions, 1, 1), decoder)
   for name, features, mlp in (
@@ -186,6 +190,22 @@ def _shapes(arrays, depths) -> shapes.Shapes:
         **shapes.dense(f'{block}.mlp.0', features, mlp),
         **shapes.dense(f'{block}.mlp.3', mlp, features),
       }
+  return out
+
+
+def _refinement_shapes(features: int) -> shapes.Shapes:
+  sizes = {
+    'fine_1': (28, features),
+    'fine_2': (features, features),
+    'coarse_1': (features, 2 * features),
+    'coarse_2': (2 * features, 2 * features),
+    'conv_up': (2 * features, features),
+    'join': (2 * features, features),
+    'output': (features, 12),
+  }
+  out = {}
+  for name, (inputs, outputs) in sizes.items():
+    out |= shapes.conv(f'refinement.{name}', inputs, outputs, 3)
   return out
 
 

@@ -28,7 +28,8 @@ from dfrec_jax.models.target_reconstruction import (
 # Parts that a model can be trained without, to measure what each is worth.
 PARTS = ('ism_mask', 'guided_masking', 'target_tokens', 'tirm')
 # Settings that older checkpoints lack, with what the model was then.
-LATER_SETTINGS = {'without': ''}
+LATER_SETTINGS = {'without': '', 'paint_surroundings': False, 'refinement': 0}
+GREY = 0.5  # What the source's surroundings are painted on.
 # Fields that are no settings: linen's own, and how parameters lie in memory (files have them
 # stacked).
 _NO_SETTINGS = {'parent', 'name', 'stacked'}
@@ -52,7 +53,7 @@ class Outputs:
     source: (B, H, W, 3), who was pasted; in [0, 1] outside training, as all pictures.
     target: (B, H, W, 3), who was covered; composited if the model does.
     target_raw: (B, H, W, 3), the same before compositing: whole patches are replaced.
-    target_patches: (B, M, patch * patch * 3), the TIRM's masked patches.
+    target_patches: (B, M, patch * patch * 3), the TIRM's masked patches, before the refinement.
     target_tokens: what the SIRM tells the TIRM, see `SourceOutputs`.
     source_identity, target_identity: (B, C / 2), the SIRM's two halves.
     kept, masked: (B, K) and (B, M) int32, patches in raster numbering.
@@ -87,6 +88,9 @@ class DFREC(nn.Module):
     fusion: of the target tokens, `concat` (published), `add` or `sequence`.
     forged_tokens: the TIRM's decoder also sees the forged patches' pixels.
     source_residual, target_residual: learn corrections of the forged image.
+    paint_surroundings: outside the mask, the source's correction starts from grey instead of the
+      forged image, whose surroundings are the target's: hair, forehead, background.
+    refinement: features of the convolutions that smooth what the TIRM filled; 0 for none.
     mask_ratio: share of patches that the TIRM fills.
     composite: keep the forged image outside the mask.
     composite_dilation, composite_softness: pixels, see `composite_mask`.
@@ -109,6 +113,8 @@ class DFREC(nn.Module):
   forged_tokens: bool = True
   source_residual: bool = True
   target_residual: bool = True
+  paint_surroundings: bool = True
+  refinement: int = 0
   mask_ratio: float = 0.5
   composite: bool = True
   composite_dilation: int = 4
@@ -180,15 +186,16 @@ class DFREC(nn.Module):
     progress = 0.0 if self.without == 'guided_masking' else progress
     kept, masked = self._partition(mask, size.patch, progress, noise, train)
     pasted = forged if self.without == 'ism_mask' else mask * forged
-    source = self._sirm(size, kept.shape[1])(pasted, forged, train=train)
+    corrected = pasted + GREY * (1 - mask) if self.paints_surroundings else forged
+    source = self._sirm(size, kept.shape[1])(pasted, corrected, train=train)
     tokens = source.target_tokens
     if self.without == 'target_tokens':
       tokens = jnp.zeros_like(tokens)
+    composited = composite_mask(mask, self.composite_dilation, self.composite_softness)
     if self.without == 'tirm':
       target = self._target_unet(size, forged, masked, train)
     else:
-      target = self._tirm(size)(normalised, forged, kept, masked, tokens, train=train)
-    composited = composite_mask(mask, self.composite_dilation, self.composite_softness)
+      target = self._tirm(size)(normalised, forged, kept, masked, tokens, composited, train=train)
     blend = composited * target.target + (1 - composited) * forged
     return Outputs(
       mask_logits=mask_logits,
@@ -208,6 +215,11 @@ class DFREC(nn.Module):
       twin_mask_logits=twin_masks,
       twin_class_logits=twin_classes,
     )
+
+  @property
+  def paints_surroundings(self) -> bool:
+    """Whether the source's surroundings are painted, with corrections inside the mask alone."""
+    return self.paint_surroundings and self.source_residual and self.without != 'ism_mask'
 
   def check_settings(self) -> None:
     """Raises an InputError for settings that do not fit each other."""
@@ -284,6 +296,7 @@ class DFREC(nn.Module):
       fusion=self.fusion,
       forged_tokens=self.forged_tokens,
       residual=self.target_residual,
+      refinement=self.refinement,
       remat=self.remat,
       stacked=self.stacked,
       dtype=self.dtype,
@@ -313,6 +326,8 @@ PUBLISHED = {
   'forged_tokens': False,
   'source_residual': False,
   'target_residual': False,
+  'paint_surroundings': False,
+  'refinement': 0,
   'mask_ratio': 0.5,
   'composite': False,
   'input_normalisation': 'none',

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from dfrec_jax import masking
 from dfrec_jax.models import layers, source_reconstruction, vit
+from dfrec_jax.models.refinement import Refinement
 
 
 @struct.dataclass
@@ -22,7 +23,7 @@ class TargetOutputs:
 
   Attributes:
     patches: (B, M, patch * patch * 3) float32, the masked patches in the order of `masked`.
-    target: (B, H, W, 3) float32, the forged image with its masked patches replaced.
+    target: (B, H, W, 3) float32, the forged image with its masked patches replaced, and refined.
   """
 
   patches: jax.Array
@@ -47,6 +48,7 @@ class TargetReconstruction(nn.Module):
     forged_tokens: the decoder's input also holds each forged patch's own pixels, projected: without
       them a residual must guess, from the target tokens alone, what it corrects. Not published.
     residual: add a correction to the forged patches, at first none, instead of a sigmoid's pixels.
+    refinement: features of the `Refinement` behind it, 0 for none.
     remat: what of each block is recomputed in the backward pass, a name of `remat.POLICIES`.
     stacked: whether a transformer's blocks share arrays of parameters, see `vit.Transformer`.
   """
@@ -65,6 +67,7 @@ class TargetReconstruction(nn.Module):
   fusion: str = 'add'
   forged_tokens: bool = False
   residual: bool = False
+  refinement: int = 0
   remat: str = 'none'
   stacked: bool = True
   dtype: Any = jnp.float32
@@ -77,6 +80,7 @@ class TargetReconstruction(nn.Module):
     kept: jax.Array,
     masked: jax.Array,
     target_tokens: jax.Array,
+    where: jax.Array | None = None,
     *,
     train: bool,
   ) -> TargetOutputs:
@@ -87,6 +91,7 @@ class TargetReconstruction(nn.Module):
       forged: (B, H, W, 3) in [0, 1].
       kept, masked: (B, K) and (B, M) indices that together are all N patches.
       target_tokens: of the SIRM: with `concat` (B, K, any), else a map (B, h, w, channels).
+      where: (B, H, W, 1) in [0, 1], what the refinement may correct; needed if there is one.
       train: the result is not clipped.
 
     Raises:
@@ -104,7 +109,12 @@ class TargetReconstruction(nn.Module):
     # Patch j is the decoder's token j in published indexing, j + 1 behind a class token that is
     # not counted; tokens of the target come last.
     x = take(x, masked + self._leading)
-    return self._pixels(x, forged, masked, train)
+    patches, filled = self._pixels(x, forged, masked, train)
+    if self.refinement:
+      refine = Refinement(self.refinement, dtype=self.dtype, name='refinement')
+      filled = refine(filled, forged, where)
+      filled = filled if train else jnp.clip(filled, 0, 1)
+    return TargetOutputs(patches=patches, target=filled)
 
   @property
   def _side(self) -> int:
@@ -183,7 +193,7 @@ class TargetReconstruction(nn.Module):
     return take(jnp.concatenate([tokens, fill], axis=1), jnp.argsort(order, axis=1))
 
   def _pixels(self, x, forged, masked, train):
-    """Pixels of the masked patches from the decoder's tokens (B, M, decoder width)."""
+    """The masked patches from the decoder's tokens (B, M, decoder width); the image with them."""
     head = nn.Dense(
       self.patch**2 * 3,
       kernel_init=layers.named(
@@ -203,7 +213,7 @@ class TargetReconstruction(nn.Module):
     filled = jax.vmap(lambda all_, i, some: all_.at[i].set(some, unique_indices=True))(
       forged, masked, x
     )
-    return TargetOutputs(patches=x, target=unpatchify(filled, self.patch, self.image_size))
+    return x, unpatchify(filled, self.patch, self.image_size)
 
   def _project(self, name, x):
     return layers.dense(self.decoder_width, (None, 'embed'), dtype=self.dtype, name=name)(x)

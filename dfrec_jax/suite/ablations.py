@@ -54,6 +54,13 @@ PARTS = {
     'the masks cover the whole face from the first step on',
     {'masking.start_step': -1, 'masking.end_step': 0},
   ),
+  'forged_surroundings': Ablation(
+    "the source is corrected from the whole forged image, the target's hair included",
+    {'model.paint_surroundings': False},
+  ),
+  'no_refinement': Ablation(
+    "the TIRM's patches stay as they are", {'model.refinement': 0, 'loss.weights.refinement': 0.0}
+  ),
   'unet': Ablation('the TIRM; a U-Net like the SIRM paints the target', {'model.without': 'tirm'}),
 }
 
@@ -65,7 +72,10 @@ def ablations_of(config: ml_collections.ConfigDict) -> dict[str, Ablation]:
     for family, weight in config.loss.weights.items()
     if weight
   }
-  return PARTS | losses
+  parts = dict(PARTS)
+  if not config.model.refinement:
+    del parts['no_refinement']
+  return parts | losses
 
 
 def commands(

@@ -31,7 +31,7 @@ class Outputs(NamedTuple):
     source: (B, 3, H, W), who was pasted; in [0, 1] outside training, as all pictures.
     target: (B, 3, H, W), who was covered; composited if the model does.
     target_raw: (B, 3, H, W), the same before compositing: whole patches are replaced.
-    target_patches: (B, M, patch * patch * 3), the TIRM's masked patches.
+    target_patches: (B, M, patch * patch * 3), the TIRM's masked patches, before the refinement.
     target_tokens: what the SIRM tells the TIRM, see `SourceOutputs`.
     source_identity, target_identity: (B, C / 2), the SIRM's two halves.
     kept, masked: (B, K) and (B, M) int64, patches in raster numbering.
@@ -75,6 +75,8 @@ class DFREC(nn.Module):
     forged_tokens: bool = True,
     source_residual: bool = True,
     target_residual: bool = True,
+    paint_surroundings: bool = True,
+    refinement: int = 0,
     mask_ratio: float = 0.5,
     composite: bool = True,
     composite_dilation: int = 4,
@@ -87,6 +89,7 @@ class DFREC(nn.Module):
     _check(size, image_size, input_normalisation)
     self.image_size, self.indexing, self.mask_ratio = image_size, indexing, mask_ratio
     self.composite = composite
+    self.paints_surroundings = paint_surroundings and source_residual
     self.composite_dilation, self.composite_softness = composite_dilation, composite_softness
     self.patch, self.patches = size.patch, (image_size // size.patch) ** 2
     mean, deviation = dfrec.NORMALISATIONS[input_normalisation] or (3 * (0.0,), 3 * (1.0,))
@@ -126,6 +129,7 @@ class DFREC(nn.Module):
       fusion=fusion,
       forged_tokens=forged_tokens,
       residual=target_residual,
+      refinement=refinement,
     )
 
   @classmethod
@@ -194,9 +198,11 @@ class DFREC(nn.Module):
     mask = predicted.detach() if guide is None else guide.to(predicted.dtype)
     if partition is None:
       partition = self._partition(mask, noise, progress)
-    source = self.sirm(mask * forged, forged)
-    target = self.tirm(normalised, forged, *partition, source.target_tokens)
+    pasted = mask * forged
+    corrected = pasted + dfrec.GREY * (1 - mask) if self.paints_surroundings else forged
+    source = self.sirm(pasted, corrected)
     composited = masking.composite_mask(mask, self.composite_dilation, self.composite_softness)
+    target = self.tirm(normalised, forged, *partition, source.target_tokens, composited)
     blend = composited * target.target + (1 - composited) * forged
     return Outputs(
       mask_logits=mask_logits,

@@ -9,6 +9,7 @@ from torch import nn
 import torch.nn.functional as F
 
 from dfrec_jax import masking
+from dfrec_jax.convert.torch_modules.refinement import Refinement
 from dfrec_jax.errors import InputError
 from dfrec_jax.models.source_reconstruction import FUSIONS, STRIDE
 from dfrec_jax.models.vit import sincos_positions
@@ -20,7 +21,7 @@ class TargetOutputs(NamedTuple):
   Attributes:
     patches: (B, M, patch * patch * 3), the masked patches in the order of `masked`; pixels by
       row, column, channel.
-    target: (B, 3, H, W), the forged image with its masked patches replaced.
+    target: (B, 3, H, W), the forged image with its masked patches replaced, and refined.
   """
 
   patches: torch.Tensor
@@ -40,6 +41,7 @@ class TargetReconstruction(nn.Module):
     fusion: of the target tokens, `concat` (published), `add` or `sequence`.
     forged_tokens: the decoder also sees the forged patches' pixels.
     residual: add a correction to the forged patches, at first none, instead of a sigmoid's pixels.
+    refinement: features of the `Refinement` behind it, 0 for none.
     classes: of the published encoder's classifier, which nothing calls.
 
   Raises:
@@ -63,6 +65,7 @@ class TargetReconstruction(nn.Module):
     fusion: str = 'concat',
     forged_tokens: bool = False,
     residual: bool = False,
+    refinement: int = 0,
     classes: int = 1000,
   ):
     super().__init__()
@@ -88,6 +91,7 @@ class TargetReconstruction(nn.Module):
       forged_tokens=forged_tokens,
       bottleneck=image_size // STRIDE,
     )
+    self.refinement = Refinement(refinement) if refinement else None
     if residual:
       nn.init.zeros_(self.decoder.prediction_head.weight)
       nn.init.zeros_(self.decoder.prediction_head.bias)
@@ -99,6 +103,7 @@ class TargetReconstruction(nn.Module):
     kept: torch.Tensor,
     masked: torch.Tensor,
     target_tokens: torch.Tensor,
+    where: torch.Tensor | None = None,
   ) -> TargetOutputs:
     """Fills the masked patches.
 
@@ -107,6 +112,7 @@ class TargetReconstruction(nn.Module):
       forged: (B, 3, H, W) in [0, 1].
       kept, masked: (B, K) and (B, M) int64, indices that together are all N patches.
       target_tokens: of the SIRM: with `concat` (B, K, any), else a map (B, channels, h, w).
+      where: (B, 1, H, W) in [0, 1], what the refinement may correct; needed if there is one.
     """
     # Positions of the encoder's tokens in the sequence behind the class token.
     seen = F.pad(kept + 1, (1, 0)) if self._leading else kept
@@ -115,7 +121,11 @@ class TargetReconstruction(nn.Module):
       x = x + self._of_patches(self.decoder.forged_embedding(patchify(image, self.patch)), x)
     x = self.decoder(x)
     x = self.decoder.prediction_head(take(x, masked + self._leading))
-    return self._pixels(x, forged, masked)
+    patches, filled = self._pixels(x, forged, masked)
+    if self.refinement is not None:
+      filled = self.refinement(filled, forged, where)
+      filled = filled if self.training else filled.clamp(0, 1)
+    return TargetOutputs(patches=patches, target=filled)
 
   def _fuse(self, tokens, seen, target_tokens):
     """The decoder's input (B, N + 1 [+ h * w], decoder width)."""
@@ -149,7 +159,7 @@ class TargetReconstruction(nn.Module):
     else:
       x = torch.sigmoid(x)
     filled = patches.scatter(1, masked[..., None].expand_as(x), x)
-    return TargetOutputs(patches=x, target=unpatchify(filled, self.patch, self.image_size))
+    return x, unpatchify(filled, self.patch, self.image_size)
 
 
 class Transformer(nn.Module):
