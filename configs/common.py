@@ -244,15 +244,22 @@ def use_face_encoder(config: ml_collections.ConfigDict, weights: str) -> None:
     config.metric_encoder.weights = weights
 
 
+def refine(config: ml_collections.ConfigDict) -> None:
+  """Smooths the target's patches, which learns from the picture as it is shown.
+
+  The squared error weighs about what L_patch does, which counts half of the image.
+  """
+  config.model.refinement = 32
+  config.loss.weights.update(refinement=20.0, structure=0.2)
+
+
 def train_small(config: ml_collections.ConfigDict, args: ml_collections.ConfigDict) -> None:
   """A small model on photographs of faces, on a CPU in under an hour, as `args` give its sizes."""
   config.steps = args.steps
   config.batch_size = args.batch_size
   # A small network that sees each photograph a few times underfits: it is not regularised.
   config.model.update(size=args.size, image_size=args.image_size, drop_connect=0.0, dropout=0.0)
-  # Small patches show: what fills them is smoothed, and learns from the whole picture.
-  config.model.refinement = 32
-  config.loss.weights.update(refinement=20.0, structure=0.2)
+  refine(config)
   # On a CPU the encoder costs as much as the model: half of the batch teaches it.
   config.loss.encoded_examples = args.batch_size // 2
   config.masking.end_step = args.steps // 3

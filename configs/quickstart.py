@@ -23,6 +23,7 @@ def get_config(arguments: str | None = None):
   # A narrow SIRM: at this size it takes most of the time of a step, and drawn faces are simple.
   config.model.update(size='nano+sirm_widths=12-16-32-64-256', image_size=64)
   config.model.update(drop_connect=0.0, dropout=0.0, composite_dilation=3, composite_softness=1.0)
+  common.refine(config)
   config.data.update(kind='synthetic', image_size=64)
   # Every example is seen once: variety needs no augmentation.
   config.data.augmentation.update(crop=0.0, probability=0.0)

@@ -40,9 +40,9 @@ _CHANGEABLE = (
   'remat',
   'dropout',
   'drop_connect',
-  'composite_dilation',
-  'composite_softness',
 )
+# The same, unless a refinement has learned where it is seen.
+_COMPOSITING = ('composite_dilation', 'composite_softness')
 
 
 def build_model(config: ml_collections.ConfigDict | Mapping[str, Any]) -> DFREC:
@@ -69,7 +69,8 @@ def init_variables(model: DFREC, key: jax.Array) -> Any:
 def differing_settings(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
   """Names of the `config.model` settings for which the same weights would mean something else."""
   stored = {**LATER_SETTINGS, **stored}
-  return [name for name in given if name not in _CHANGEABLE and stored.get(name) != given[name]]
+  changeable = _CHANGEABLE + (() if stored['refinement'] else _COMPOSITING)
+  return [name for name in given if name not in changeable and stored.get(name) != given[name]]
 
 
 class Checkpointer:

@@ -89,16 +89,16 @@ def source_loss(recovered: jax.Array, true: jax.Array, weights: jax.Array) -> ja
 
 
 def anchor_loss(
-  recovered: jax.Array, forged: jax.Array, mask: jax.Array, weights: jax.Array
+  recovered: jax.Array, forged: jax.Array, corrected: jax.Array, weights: jax.Array
 ) -> jax.Array:
-  """Mean over the image (B, H, W, 3) of the squared change that the source's recovery makes in it.
+  """Mean squared change that the source's recovery makes to the forged image (B, H, W, 3).
 
-  Counted is the mask (B, H, W, 1) alone: outside, the forged image shows the target.
+  It counts as much as `corrected` (B, H, W, 1) says: around the face it may show the target.
 
   Not in the paper. The true source is another photograph, in another pose, so that its pixels
   hardly hold back a pattern that pleases the identity encoder and shows no face; this does.
   """
-  return weighted_mean(_per_example(mask * jnp.square(recovered - forged)), weights)
+  return weighted_mean(_per_example(corrected * jnp.square(recovered - forged)), weights)
 
 
 def mask_cross_entropy(logits: jax.Array, mask: jax.Array, weights: jax.Array) -> jax.Array:

@@ -140,7 +140,7 @@ def _families(outputs, batch, forged, twin_segmentation):
     },
     'source': lambda: {'source': losses.source_loss(outputs.source, batch['source'], forged)},
     'anchor': lambda: {
-      'anchor': losses.anchor_loss(outputs.source, batch['forged'], outputs.mask, forged)
+      'anchor': losses.anchor_loss(outputs.source, batch['forged'], outputs.corrected, forged)
     },
     'segmentation': lambda: {
       'mask_cross_entropy': losses.mask_cross_entropy(

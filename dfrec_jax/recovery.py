@@ -42,7 +42,7 @@ def for_recovery(model: DFREC, variables: Mapping[str, Any]) -> tuple[DFREC, Map
   return model.clone(stacked=False), {**variables, 'params': unstack(variables['params'])}
 
 
-def source_residual(model: DFREC, mask: np.ndarray) -> bool | np.ndarray:
+def where_source_is_residual(model: DFREC, mask: np.ndarray) -> bool | np.ndarray:
   """Where the model's source is a change of the forged image, as `to_photograph` takes it.
 
   Args:
@@ -80,7 +80,7 @@ def recover_batch(
     weight = out['composite_mask'][i] if model.composite else None
     recovered.append(
       Recovery(
-        source=restore('source', source_residual(model, out['mask'][i])),
+        source=restore('source', where_source_is_residual(model, out['mask'][i])),
         target=restore('target', model.target_residual, weight),
         mask=mask_to_photograph(out['mask'][i], photograph),
         score=float(out['score'][i]),

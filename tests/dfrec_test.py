@@ -72,7 +72,7 @@ def test_every_size_has_its_shapes(size):
   assert {x.dtype for x in (out.source, out.target, out.mask_logits)} == {jnp.dtype('float32')}
 
 
-def test_a_residual_model_starts_by_copying(default):
+def test_a_residual_model_starts_from_the_forged_image(default):
   out = run(*default, images(), guide=square())
   np.testing.assert_allclose(out.source, jnp.where(square(), images(), 0.5), atol=1e-6)
   np.testing.assert_allclose(out.target, images(), atol=1e-6)

@@ -53,6 +53,7 @@ def _outputs(batch, source=None, target=None):
     predicted_mask=batch['mask'],
     mask=batch['mask'],
     composite_mask=batch['mask'],
+    corrected=batch['mask'],
     source=batch['source'] if source is None else source,
     target=target,
     target_raw=target,

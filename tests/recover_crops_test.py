@@ -175,3 +175,12 @@ def test_pictures_without_faces():
 def test_an_unknown_finder_is_named():
   with pytest.raises(InputError, match="no face finder 'eyes'"):
     finding.make_finder('eyes')
+
+
+def test_an_almost_empty_mask_is_told():
+  mask = np.zeros((40, 40), np.float32)
+  mask[:2, :20] = 1
+  (sentence,) = crops.mask_warnings(mask, 'Face 1 of a.png')
+  assert sentence.startswith('Face 1 of a.png has an almost empty mask')
+  mask[10:30, 10:30] = 1
+  assert not crops.mask_warnings(mask)

@@ -8,9 +8,11 @@ import pytest
 
 from configs import triplets
 from dfrec_jax import checkpointing
+from dfrec_jax.convert import published
 from dfrec_jax.errors import InputError
-from dfrec_jax.models.dfrec import DFREC
+from dfrec_jax.models.dfrec import DFREC, LATER_SETTINGS
 from dfrec_jax.models.target_reconstruction import patchify, take
+from dfrec_jax.suite import ablations
 
 SIDE = 32
 # One photograph twice: with a mask in a corner, and with one in the opposite corner.
@@ -87,9 +89,22 @@ def test_unknown_parts_and_older_checkpoints():
   with pytest.raises(InputError, match='guided'):
     DFREC(without='guided_masking', indexing='published').check_settings()
   settings = triplets.get_config('runlocal').model.to_dict()
-  del settings['without']
-  assert checkpointing.build_model(settings).without == ''
+  settings |= LATER_SETTINGS
+  older = {name: value for name, value in settings.items() if name not in LATER_SETTINGS}
+  assert checkpointing.build_model(older) == checkpointing.build_model(settings)
+  assert 'without=' not in ''.join(published.differences(older))
   given = {**settings, 'without': 'tirm'}
-  assert checkpointing.differing_settings(settings, {**settings, 'without': ''}) == []
-  assert checkpointing.differing_settings(settings, given) == ['without']
+  assert checkpointing.differing_settings(older, settings) == []
+  assert checkpointing.differing_settings(older, given) == ['without']
+  softer = {**settings, 'composite_softness': 9.0}
+  assert checkpointing.differing_settings(settings, softer) == []
+  refined = [{**given, 'refinement': 8} for given in (settings, softer)]
+  assert checkpointing.differing_settings(*refined) == ['composite_softness']
   assert jnp.float32 == checkpointing.build_model(given).dtype
+
+
+def test_only_what_a_model_has_is_left_out():
+  config = triplets.get_config()
+  assert {'forged_surroundings', 'no_refinement'} < set(ablations.ablations_of(config))
+  config.model.update(refinement=0, source_residual=False)
+  assert not {'forged_surroundings', 'no_refinement'} & set(ablations.ablations_of(config))

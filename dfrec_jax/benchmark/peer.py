@@ -108,7 +108,9 @@ def _comparable(config, what):
     config.data.twins = False
     config.masking.predicted_mask_rate = 0.0
     config.model.update(dropout=0.0, drop_connect=0.0)
+    # Terms that the PyTorch side has not; without them nothing learns from a refinement.
     config.loss.weights.update(anchor=0.0, refinement=0.0, structure=0.0)
+    config.model.refinement = 0
   return config
 
 

@@ -20,7 +20,7 @@ from dfrec_jax.convert import ism, shapes, sirm, tirm
 from dfrec_jax.convert.torch_files import DICTIONARIES
 from dfrec_jax.errors import InputError
 from dfrec_jax.models import efficientnet, sizes
-from dfrec_jax.models.dfrec import PUBLISHED
+from dfrec_jax.models.dfrec import LATER_SETTINGS, PUBLISHED
 from dfrec_jax.models.identity_segmentation import IdentitySegmentation
 
 Arrays = Mapping[str, np.ndarray]
@@ -155,6 +155,7 @@ def to_torch(variables: Mapping[str, Any], size: str) -> dict[str, dict[str, np.
 
 def differences(settings: Mapping[str, Any]) -> list[str]:
   """The settings, as `name=value`, that keep the authors' code, of one size, from loading it."""
+  settings = {**LATER_SETTINGS, **settings}
   same_size = sizes.get_size(settings['size']) == sizes.get_size(PUBLISHED['size'])
   return [
     f'{name}={settings[name]}'

@@ -50,6 +50,7 @@ class Outputs:
     predicted_mask: (B, H, W, 1) in [0, 1].
     mask: (B, H, W, 1), the mask that guided; no gradient reaches the ISM through it.
     composite_mask: (B, H, W, 1) in [0, 1], where the target is taken from the TIRM.
+    corrected: (B, H, W, 1) in [0, 1], where the source is a correction of the forged image.
     source: (B, H, W, 3), who was pasted; in [0, 1] outside training, as all pictures.
     target: (B, H, W, 3), who was covered; composited if the model does.
     target_raw: (B, H, W, 3), the same before compositing: whole patches are replaced.
@@ -65,6 +66,7 @@ class Outputs:
   predicted_mask: jax.Array
   mask: jax.Array
   composite_mask: jax.Array
+  corrected: jax.Array
   source: jax.Array
   target: jax.Array
   target_raw: jax.Array
@@ -186,8 +188,9 @@ class DFREC(nn.Module):
     progress = 0.0 if self.without == 'guided_masking' else progress
     kept, masked = self._partition(mask, size.patch, progress, noise, train)
     pasted = forged if self.without == 'ism_mask' else mask * forged
-    corrected = pasted + GREY * (1 - mask) if self.paints_surroundings else forged
-    source = self._sirm(size, kept.shape[1])(pasted, corrected, train=train)
+    corrected = mask if self.paints_surroundings else jnp.ones_like(mask)
+    start = corrected * forged + (1 - corrected) * GREY
+    source = self._sirm(size, kept.shape[1])(pasted, start, train=train)
     tokens = source.target_tokens
     if self.without == 'target_tokens':
       tokens = jnp.zeros_like(tokens)
@@ -195,7 +198,8 @@ class DFREC(nn.Module):
     if self.without == 'tirm':
       target = self._target_unet(size, forged, masked, train)
     else:
-      target = self._tirm(size)(normalised, forged, kept, masked, tokens, composited, train=train)
+      shown = composited if self.composite else jnp.ones_like(composited)
+      target = self._tirm(size)(normalised, forged, kept, masked, tokens, shown, train=train)
     blend = composited * target.target + (1 - composited) * forged
     return Outputs(
       mask_logits=mask_logits,
@@ -203,6 +207,7 @@ class DFREC(nn.Module):
       predicted_mask=predicted,
       mask=mask,
       composite_mask=composited,
+      corrected=corrected,
       source=source.source,
       target=blend if self.composite else target.target,
       target_raw=target.target,
@@ -218,7 +223,7 @@ class DFREC(nn.Module):
 
   @property
   def paints_surroundings(self) -> bool:
-    """Whether the source's surroundings are painted, with corrections inside the mask alone."""
+    """Whether the source starts from grey outside the mask, not from the forged image."""
     return self.paint_surroundings and self.source_residual and self.without != 'ism_mask'
 
   def check_settings(self) -> None:

@@ -44,7 +44,8 @@ class Refinement(nn.Module):
     fine = conv(conv(fine, self.features, 'fine_1'), self.features, 'fine_2')
     coarse = nn.avg_pool(fine, (2, 2), (2, 2))
     coarse = conv(conv(coarse, 2 * self.features, 'coarse_1'), 2 * self.features, 'coarse_2')
-    up = nn.relu(UpsampledConv(self.features, dtype=self.dtype, name='conv_up')(coarse))
+    up = UpsampledConv(self.features, dtype=self.dtype, name='conv_up')(coarse)
+    up = constrain(nn.relu(up), 'batch')
     x = conv(jnp.concatenate([fine, up], axis=-1), self.features, 'join')
     output = nn.Conv(
       3 * _BLOCK**2,

@@ -45,7 +45,7 @@ class SourceReconstruction(nn.Module):
     fusion: how the TIRM takes the target half, which decides its form: `concat` (published), `add`
       or `sequence`.
     token_count: with `concat`, the number of target tokens: the patches that the TIRM keeps.
-    residual: add a correction to the forged image, at first none, instead of a sigmoid's picture.
+    residual: add a correction to a given image, at first none, instead of a sigmoid's picture.
     remat: what of each stage is recomputed in the backward pass, a name of `remat.POLICIES`.
   """
 
@@ -57,12 +57,12 @@ class SourceReconstruction(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, masked_image: jax.Array, forged: jax.Array, *, train: bool) -> SourceOutputs:
+  def __call__(self, masked_image: jax.Array, start: jax.Array, *, train: bool) -> SourceOutputs:
     """Maps the pasted face to the source.
 
     Args:
       masked_image: (B, H, W, 3) mask x forged image; H and W are multiples of 16.
-      forged: (B, H, W, 3) in [0, 1]; read only if `residual`.
+      start: (B, H, W, 3) in [0, 1], what is corrected; read only if `residual`.
       train: batch norms use the batch's statistics, and the result is not clipped.
 
     Raises:
@@ -96,13 +96,13 @@ class SourceReconstruction(nn.Module):
         (x, skips[stage - 1]), train
       )
     return SourceOutputs(
-      source=self._picture(x, forged, train),
+      source=self._picture(x, start, train),
       target_tokens=tokens,
       source_identity=source.astype(jnp.float32).mean((1, 2)),
       target_identity=target.astype(jnp.float32).mean((1, 2)),
     )
 
-  def _picture(self, x, forged, train):
+  def _picture(self, x, start, train):
     init = nn.initializers.zeros if self.residual else layers.conv_init
     output = nn.Conv(
       3,
@@ -114,7 +114,7 @@ class SourceReconstruction(nn.Module):
     x = output(x.astype(jnp.float32))
     if not self.residual:
       return nn.sigmoid(x)
-    picture = forged.astype(jnp.float32) + x
+    picture = start.astype(jnp.float32) + x
     # Clipped values have no gradient, so that training would never mend them.
     return picture if train else jnp.clip(picture, 0, 1)
 

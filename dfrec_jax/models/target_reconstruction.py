@@ -109,12 +109,13 @@ class TargetReconstruction(nn.Module):
     # Patch j is the decoder's token j in published indexing, j + 1 behind a class token that is
     # not counted; tokens of the target come last.
     x = take(x, masked + self._leading)
-    patches, filled = self._pixels(x, forged, masked, train)
+    patches, filled = self._pixels(x, forged, masked)
     if self.refinement:
       refine = Refinement(self.refinement, dtype=self.dtype, name='refinement')
       filled = refine(filled, forged, where)
-      filled = filled if train else jnp.clip(filled, 0, 1)
-    return TargetOutputs(patches=patches, target=filled)
+    # Clipped values have no gradient, so that training would never mend them.
+    clip = lambda x: x if train else jnp.clip(x, 0, 1)
+    return TargetOutputs(patches=clip(patches), target=clip(filled))
 
   @property
   def _side(self) -> int:
@@ -192,7 +193,7 @@ class TargetReconstruction(nn.Module):
     fill = jnp.broadcast_to(mask_token, (batch, count - tokens.shape[1], self.decoder_width))
     return take(jnp.concatenate([tokens, fill], axis=1), jnp.argsort(order, axis=1))
 
-  def _pixels(self, x, forged, masked, train):
+  def _pixels(self, x, forged, masked):
     """The masked patches from the decoder's tokens (B, M, decoder width); the image with them."""
     head = nn.Dense(
       self.patch**2 * 3,
@@ -204,12 +205,7 @@ class TargetReconstruction(nn.Module):
     )
     x = head(x.astype(jnp.float32))
     forged = patchify(forged.astype(jnp.float32), self.patch)
-    if self.residual:
-      x = take(forged, masked) + x
-      # Clipped values have no gradient, so that training would never mend them.
-      x = x if train else jnp.clip(x, 0, 1)
-    else:
-      x = nn.sigmoid(x)
+    x = take(forged, masked) + x if self.residual else nn.sigmoid(x)
     filled = jax.vmap(lambda all_, i, some: all_.at[i].set(some, unique_indices=True))(
       forged, masked, x
     )

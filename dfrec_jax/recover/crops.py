@@ -18,6 +18,9 @@ _LEAST_PICTURE = 16  # Side in pixels below which no finder looks for faces.
 _LARGEST_ASPECT = 2.0
 _FEATHER = 0.06  # Width of the soft edge, a share of the square's side.
 
+# A mask smaller than this share of the crop is almost empty; a face takes a quarter to a third.
+_LEAST_MASK = 0.03
+
 # A face is unusual where it is less symmetric or sharp than this: so are 1 % of 1,200 frontal press
 # photographs (LFW).
 _LEAST_SYMMETRY = 0.07
@@ -130,6 +133,16 @@ def _feathered(side: int, square: Square, shape: tuple[int, ...]) -> np.ndarray:
     (ones if start <= 0 else rising) * (ones if start + side >= length else rising[::-1])
   )
   return np.outer(at(square.top, shape[0]), at(square.left, shape[1]))
+
+
+def mask_warnings(mask: np.ndarray, name: str = 'The face') -> list[str]:
+  """Whether a mask (H, W) in [0, 1] shows too little of a face to recover anybody from."""
+  if mask.mean() >= _LEAST_MASK:
+    return []
+  return [
+    f'{name} has an almost empty mask: its recovered source is made up, and its recovered target '
+    'is hardly more than the input.'
+  ]
 
 
 def warnings_of(

@@ -17,7 +17,7 @@ from dfrec_jax.checkpointing import LoadedModel, load_model
 from dfrec_jax.errors import InputError
 from dfrec_jax.recover.crops import middle_square
 from dfrec_jax.recover.finding import smallest_useful
-from dfrec_jax.recovery import for_recovery, source_residual
+from dfrec_jax.recovery import for_recovery, where_source_is_residual
 from dfrec_jax.resolution import mask_to_photograph, to_photograph
 from dfrec_jax.shipped import PRETRAINED
 from input_pipeline.prepare.tracks import cut
@@ -201,7 +201,7 @@ class Recoverer:
     restore = functools.partial(to_photograph, image, p.seen)
     inside = p.mask.sum()
     return Recovered(
-      source=restore(p.source, residual=source_residual(model, p.mask)),
+      source=restore(p.source, residual=where_source_is_residual(model, p.mask)),
       target=restore(p.target, residual=model.target_residual, weight=weight),
       mask=mask_to_photograph(p.mask, image),
       score=p.score,

@@ -139,7 +139,7 @@ def average(shots: Sequence[Shot]) -> Average:
 
 
 def _widened(mask: np.ndarray) -> np.ndarray:
-  """The mask (S, S) with its surroundings and a soft edge, within which recovery changes things."""
+  """The mask (S, S) with its surroundings and a soft edge, within which faces are averaged."""
   reach = max(round(_REACH * len(mask)), 1)
   kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (4 * reach + 1, 4 * reach + 1))
   return np.clip(cv2.GaussianBlur(cv2.dilate(mask, kernel), (0, 0), reach), 0, 1)

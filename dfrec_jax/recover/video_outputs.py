@@ -82,10 +82,12 @@ class FaceWriter:
     swapped = score >= self._recoverer.threshold
     picture = f'{folder}/frame.jpg'
     files, images, instability, candidates = {'crop': f'{folder}/crop.png'}, [picture], None, {}
+    doubts = []
     drawing.write_shown(self._out / files['crop'], best.crop)
     if swapped:
       merged = average(shots)
       instability = merged.instability
+      doubts = crops.mask_warnings(merged.mask, f'Face {number} of {self._video.name}')
       pictures = {
         'mask': drawing.mask_image(merged.mask),
         'overlay': drawing.overlay(best.crop, merged.mask),
@@ -110,7 +112,7 @@ class FaceWriter:
       'score': score,
       'false_alarm_rate': rate,
       'swapped': swapped,
-      'warnings': self._warnings(number, track, best),
+      'warnings': self._warnings(number, track, best) + doubts,
       'instability': instability,
       'draws': self._recoverer.draws,
       'files': files,

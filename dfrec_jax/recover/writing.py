@@ -6,7 +6,7 @@ from typing import Any
 
 from dfrec_jax.recover import drawing, inputs, wording
 from dfrec_jax.recover.candidates import ROLES, Gallery, nearest_people
-from dfrec_jax.recover.crops import put_back
+from dfrec_jax.recover.crops import mask_warnings, put_back
 from dfrec_jax.recover.finding import make_finder
 from dfrec_jax.recover.jobs import Job, Settings
 from dfrec_jax.recover.outputs import OutputFolder, below
@@ -139,6 +139,8 @@ class Writer:
     for name, pixels in pictures.items():
       drawing.write_shown(folder / own / name, pixels)
     names = [*pictures, 'mask.png'] if recovered else pictures
+    name = f'Face {place + 1} of {job.item.path}'
+    doubts = mask_warnings(recovered.mask, name) if recovered else []
     square = crop.square
     return {
       'number': place + 1,
@@ -147,7 +149,7 @@ class Writer:
       'score': prediction.score,
       'false_alarm_rate': prediction.false_alarm_rate,
       'swapped': prediction.swapped,
-      'warnings': job.warnings[place],
+      'warnings': job.warnings[place] + doubts,
       'instability': recovered.instability if recovered else None,
       'draws': self._recoverer.draws,
       'files': below(job.folder, {name.split('.')[0]: f'{own}/{name}' for name in names}),

@@ -59,7 +59,8 @@ PARTS = {
     {'model.paint_surroundings': False},
   ),
   'no_refinement': Ablation(
-    "the TIRM's patches stay as they are", {'model.refinement': 0, 'loss.weights.refinement': 0.0}
+    "the TIRM's patches stay as they are, without the terms of the target as it is shown",
+    {'model.refinement': 0, 'loss.weights.refinement': 0.0, 'loss.weights.structure': 0.0},
   ),
   'unet': Ablation('the TIRM; a U-Net like the SIRM paints the target', {'model.without': 'tirm'}),
 }
@@ -75,6 +76,8 @@ def ablations_of(config: ml_collections.ConfigDict) -> dict[str, Ablation]:
   parts = dict(PARTS)
   if not config.model.refinement:
     del parts['no_refinement']
+  if not (config.model.paint_surroundings and config.model.source_residual):
+    del parts['forged_surroundings']
   return parts | losses
 
 

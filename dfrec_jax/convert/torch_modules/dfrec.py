@@ -28,6 +28,7 @@ class Outputs(NamedTuple):
     predicted_mask: (B, 1, H, W) in [0, 1].
     mask: (B, 1, H, W), the mask that guided; no gradient reaches the ISM through it.
     composite_mask: (B, 1, H, W) in [0, 1], where the target is taken from the TIRM.
+    corrected: (B, 1, H, W) in [0, 1], where the source is a correction of the forged image.
     source: (B, 3, H, W), who was pasted; in [0, 1] outside training, as all pictures.
     target: (B, 3, H, W), who was covered; composited if the model does.
     target_raw: (B, 3, H, W), the same before compositing: whole patches are replaced.
@@ -42,6 +43,7 @@ class Outputs(NamedTuple):
   predicted_mask: torch.Tensor
   mask: torch.Tensor
   composite_mask: torch.Tensor
+  corrected: torch.Tensor
   source: torch.Tensor
   target: torch.Tensor
   target_raw: torch.Tensor
@@ -198,11 +200,11 @@ class DFREC(nn.Module):
     mask = predicted.detach() if guide is None else guide.to(predicted.dtype)
     if partition is None:
       partition = self._partition(mask, noise, progress)
-    pasted = mask * forged
-    corrected = pasted + dfrec.GREY * (1 - mask) if self.paints_surroundings else forged
-    source = self.sirm(pasted, corrected)
+    corrected = mask if self.paints_surroundings else torch.ones_like(mask)
+    source = self.sirm(mask * forged, corrected * forged + (1 - corrected) * dfrec.GREY)
     composited = masking.composite_mask(mask, self.composite_dilation, self.composite_softness)
-    target = self.tirm(normalised, forged, *partition, source.target_tokens, composited)
+    shown = composited if self.composite else torch.ones_like(composited)
+    target = self.tirm(normalised, forged, *partition, source.target_tokens, shown)
     blend = composited * target.target + (1 - composited) * forged
     return Outputs(
       mask_logits=mask_logits,
@@ -210,6 +212,7 @@ class DFREC(nn.Module):
       predicted_mask=predicted,
       mask=mask,
       composite_mask=composited,
+      corrected=corrected,
       source=source.source,
       target=blend if self.composite else target.target,
       target_raw=target.target,

@@ -31,7 +31,7 @@ class SourceReconstruction(nn.Module):
     widths: channels of the five stages; the last splits.
     fusion: how the TIRM takes the target half: `concat` (published), `add` or `sequence`.
     token_count: with `concat`, the number of target tokens: the patches that the TIRM keeps.
-    residual: add a correction to the forged image, at first none, instead of a sigmoid's picture.
+    residual: add a correction to a given image, at first none, instead of a sigmoid's picture.
   """
 
   def __init__(
@@ -59,14 +59,12 @@ class SourceReconstruction(nn.Module):
       nn.init.zeros_(self.Conv_1x1.weight)
       nn.init.zeros_(self.Conv_1x1.bias)
 
-  def forward(
-    self, masked_image: torch.Tensor, forged: torch.Tensor | None = None
-  ) -> SourceOutputs:
+  def forward(self, masked_image: torch.Tensor, start: torch.Tensor | None = None) -> SourceOutputs:
     """Maps the pasted face to the source.
 
     Args:
       masked_image: (B, 3, H, W) mask x forged image; H and W are multiples of 16.
-      forged: (B, 3, H, W) in [0, 1]; read only if `residual`.
+      start: (B, 3, H, W) in [0, 1], what is corrected; read only if `residual`.
     """
     skips = [self.Conv1(masked_image)]
     for stage in range(2, 6):
@@ -79,17 +77,17 @@ class SourceReconstruction(nn.Module):
       skip = getattr(self, f'Att{stage}')(skips.pop(), x)
       x = getattr(self, f'Up_conv{stage}')(torch.cat([skip, x], 1))
     return SourceOutputs(
-      source=self._picture(self.Conv_1x1(x), forged),
+      source=self._picture(self.Conv_1x1(x), start),
       target_tokens=tokens.flatten(2) if self._concat else tokens,
       source_identity=source.mean((2, 3)),
       target_identity=target.mean((2, 3)),
     )
 
-  def _picture(self, x, forged):
+  def _picture(self, x, start):
     if not self._residual:
       return torch.sigmoid(x)
     # Clipped values have no gradient, so that training would never mend them.
-    return forged + x if self.training else (forged + x).clamp(0, 1)
+    return start + x if self.training else (start + x).clamp(0, 1)
 
 
 class DoubleConv(nn.Module):

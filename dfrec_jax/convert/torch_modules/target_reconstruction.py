@@ -124,8 +124,9 @@ class TargetReconstruction(nn.Module):
     patches, filled = self._pixels(x, forged, masked)
     if self.refinement is not None:
       filled = self.refinement(filled, forged, where)
-      filled = filled if self.training else filled.clamp(0, 1)
-    return TargetOutputs(patches=patches, target=filled)
+    # Clipped values have no gradient, so that training would never mend them.
+    clip = lambda x: x if self.training else x.clamp(0, 1)
+    return TargetOutputs(patches=clip(patches), target=clip(filled))
 
   def _fuse(self, tokens, seen, target_tokens):
     """The decoder's input (B, N + 1 [+ h * w], decoder width)."""
@@ -152,12 +153,7 @@ class TargetReconstruction(nn.Module):
 
   def _pixels(self, x, forged, masked):
     patches = patchify(forged, self.patch)
-    if self._residual:
-      x = take(patches, masked) + x
-      # Clipped values have no gradient, so that training would never mend them.
-      x = x if self.training else x.clamp(0, 1)
-    else:
-      x = torch.sigmoid(x)
+    x = take(patches, masked) + x if self._residual else torch.sigmoid(x)
     filled = patches.scatter(1, masked[..., None].expand_as(x), x)
     return x, unpatchify(filled, self.patch, self.image_size)
 
