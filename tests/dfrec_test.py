@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfrec_jax.models.dfrec import DFREC, PUBLISHED
+from dfrec_jax.models.dfrec import DFREC, GREY, PUBLISHED
 from dfrec_jax.models.target_reconstruction import patchify
 from dfrec_jax.recovery import for_recovery
 
@@ -74,7 +74,7 @@ def test_every_size_has_its_shapes(size):
 
 def test_a_residual_model_starts_from_the_forged_image(default):
   out = run(*default, images(), guide=square())
-  np.testing.assert_allclose(out.source, jnp.where(square(), images(), 0.5), atol=1e-6)
+  np.testing.assert_allclose(out.source, jnp.where(square(), images(), GREY), atol=1e-6)
   np.testing.assert_allclose(out.target, images(), atol=1e-6)
   model, variables = default
   whole = run(model.clone(paint_surroundings=False), variables, images(), guide=square())
@@ -160,7 +160,7 @@ def test_imagenet_normalisation_reaches_the_ism_and_not_the_pictures(default):
   normalised = run(model, variables, grey)
   np.testing.assert_allclose(normalised.mask_logits, plain.mask_logits, atol=1e-5)
   mask = normalised.mask
-  np.testing.assert_allclose(normalised.source, mask * grey + (1 - mask) * 0.5, atol=1e-6)
+  np.testing.assert_allclose(normalised.source, mask * grey + (1 - mask) * GREY, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ from dfrec_jax.models.target_reconstruction import (
 PARTS = ('ism_mask', 'guided_masking', 'target_tokens', 'tirm')
 # Settings that older checkpoints lack, with what the model was then.
 LATER_SETTINGS = {'without': '', 'paint_surroundings': False, 'refinement': 0}
-GREY = 0.5  # What the source's surroundings are painted on.
+# What the source's surroundings are painted on: a level of 8 bits, of which rounding is no chance.
+GREY = 128 / 255
 # Fields that are no settings: linen's own, and how parameters lie in memory (files have them
 # stacked).
 _NO_SETTINGS = {'parent', 'name', 'stacked'}
