@@ -312,6 +312,7 @@ def _shrink(config: ml_collections.ConfigDict) -> None:
   config.steps = 10
   config.batch_size = 8
   config.model.update(size='test', image_size=32, dtype='float32')
+  config.model.refinement = min(config.model.refinement, 4)
   config.data.update(kind='synthetic', image_size=32, train_examples=64, eval_examples=8, workers=0)
   config.masking.end_step = 2
   config.optimizer.warmup_steps = 1

@@ -74,7 +74,9 @@ def test_every_size_has_its_shapes(size):
 
 def test_a_residual_model_starts_from_the_forged_image(default):
   out = run(*default, images(), guide=square())
-  np.testing.assert_allclose(out.source, jnp.where(square(), images(), GREY), atol=1e-6)
+  where = out.composite_mask
+  assert (where[:, :6, :6] > 0.999).all() and not where[:, 16:].any()
+  np.testing.assert_allclose(out.source, where * images() + (1 - where) * GREY, atol=1e-6)
   np.testing.assert_allclose(out.target, images(), atol=1e-6)
   model, variables = default
   whole = run(model.clone(paint_surroundings=False), variables, images(), guide=square())
@@ -159,7 +161,7 @@ def test_imagenet_normalisation_reaches_the_ism_and_not_the_pictures(default):
   plain = run(build(), variables, jnp.zeros_like(grey))
   normalised = run(model, variables, grey)
   np.testing.assert_allclose(normalised.mask_logits, plain.mask_logits, atol=1e-5)
-  mask = normalised.mask
+  mask = normalised.composite_mask
   np.testing.assert_allclose(normalised.source, mask * grey + (1 - mask) * GREY, atol=1e-6)
 
 

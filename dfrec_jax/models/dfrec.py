@@ -189,13 +189,14 @@ class DFREC(nn.Module):
     progress = 0.0 if self.without == 'guided_masking' else progress
     kept, masked = self._partition(mask, size.patch, progress, noise, train)
     pasted = forged if self.without == 'ism_mask' else mask * forged
-    corrected = mask if self.paints_surroundings else jnp.ones_like(mask)
+    composited = composite_mask(mask, self.composite_dilation, self.composite_softness)
+    # Of a face of which the mask is not sure, all of it is there to be corrected.
+    corrected = composited if self.paints_surroundings else jnp.ones_like(mask)
     start = corrected * forged + (1 - corrected) * GREY
     source = self._sirm(size, kept.shape[1])(pasted, start, train=train)
     tokens = source.target_tokens
     if self.without == 'target_tokens':
       tokens = jnp.zeros_like(tokens)
-    composited = composite_mask(mask, self.composite_dilation, self.composite_softness)
     if self.without == 'tirm':
       target = self._target_unet(size, forged, masked, train)
     else:

@@ -201,7 +201,7 @@ class Recoverer:
     restore = functools.partial(to_photograph, image, p.seen)
     inside = p.mask.sum()
     return Recovered(
-      source=restore(p.source, residual=where_source_is_residual(model, p.mask)),
+      source=restore(p.source, residual=where_source_is_residual(model, p.composite_mask)),
       target=restore(p.target, residual=model.target_residual, weight=weight),
       mask=mask_to_photograph(p.mask, image),
       score=p.score,

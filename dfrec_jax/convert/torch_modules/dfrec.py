@@ -200,9 +200,9 @@ class DFREC(nn.Module):
     mask = predicted.detach() if guide is None else guide.to(predicted.dtype)
     if partition is None:
       partition = self._partition(mask, noise, progress)
-    corrected = mask if self.paints_surroundings else torch.ones_like(mask)
-    source = self.sirm(mask * forged, corrected * forged + (1 - corrected) * dfrec.GREY)
     composited = masking.composite_mask(mask, self.composite_dilation, self.composite_softness)
+    corrected = composited if self.paints_surroundings else torch.ones_like(mask)
+    source = self.sirm(mask * forged, corrected * forged + (1 - corrected) * dfrec.GREY)
     shown = composited if self.composite else torch.ones_like(composited)
     target = self.tirm(normalised, forged, *partition, source.target_tokens, shown)
     blend = composited * target.target + (1 - composited) * forged
