@@ -233,6 +233,8 @@ def test_killed_and_run_again(tmp_path, no_report):
   environment = {
     **os.environ,
     'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.pytest_cache' / 'xla'),
+    # As this process has: XLA shares out the work of one by their number, and last digits with it.
+    'JAX_NUM_CPU_DEVICES': '8',
     'PYTHONPATH': str(ROOT),
   }
   process = subprocess.Popen(
