@@ -21,6 +21,10 @@ def _per_example(x: jax.Array) -> jax.Array:
   return x.astype(jnp.float32).reshape(x.shape[0], -1).mean(axis=1)
 
 
+def _squared_error(recovered: jax.Array, true: jax.Array, weights: jax.Array) -> jax.Array:
+  return weighted_mean(_per_example(jnp.square(recovered - true)), weights)
+
+
 def cosine_similarity(a: jax.Array, b: jax.Array) -> jax.Array:
   """Cosine (B,) of embeddings (B, D), which need not be normalised."""
   a, b = a.astype(jnp.float32), b.astype(jnp.float32)
@@ -50,17 +54,17 @@ def attribute_loss(recovered: jax.Array, true: jax.Array, weights: jax.Array) ->
 
   Taken before pooling, they hold expression, pose and light, which an embedding forgets.
   """
-  return weighted_mean(_per_example(jnp.square(recovered - true)), weights)
+  return _squared_error(recovered, true, weights)
 
 
 def patch_loss(predicted: jax.Array, true: jax.Array, weights: jax.Array) -> jax.Array:
   """L_patch: mean squared error on the masked patches (B, M, patch * patch * 3) of the target."""
-  return weighted_mean(_per_example(jnp.square(predicted - true)), weights)
+  return _squared_error(predicted, true, weights)
 
 
 def refinement_loss(recovered: jax.Array, true: jax.Array, weights: jax.Array) -> jax.Array:
   """Mean squared error of the target's picture (B, H, W, 3) as it is shown. Not in the paper."""
-  return weighted_mean(_per_example(jnp.square(recovered - true)), weights)
+  return _squared_error(recovered, true, weights)
 
 
 def structure_loss(

@@ -140,8 +140,8 @@ def mask_warnings(mask: np.ndarray, name: str = 'The face') -> list[str]:
   if mask.mean() >= _LEAST_MASK:
     return []
   return [
-    f'{name} has an almost empty mask: its recovered source is made up, and its recovered target '
-    'is hardly more than the input.'
+    f'{name} has an almost empty mask: there was hardly anything to recover its source from, and '
+    'its recovered target is hardly more than the input.'
   ]
 
 
