@@ -41,7 +41,7 @@ _CHANGEABLE = (
   'dropout',
   'drop_connect',
 )
-# The same, unless a refinement has learned where it is seen.
+# The same, unless the networks have learned where the forged image is replaced.
 _COMPOSITING = ('composite_dilation', 'composite_softness')
 
 
@@ -69,7 +69,8 @@ def init_variables(model: DFREC, key: jax.Array) -> Any:
 def differing_settings(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
   """Names of the `config.model` settings for which the same weights would mean something else."""
   stored = {**LATER_SETTINGS, **stored}
-  changeable = _CHANGEABLE + (() if stored['refinement'] else _COMPOSITING)
+  learned = stored['refinement'] or stored['paint_surroundings']
+  changeable = _CHANGEABLE + (() if learned else _COMPOSITING)
   return [name for name in given if name not in changeable and stored.get(name) != given[name]]
 
 
