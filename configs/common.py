@@ -108,7 +108,7 @@ def _model() -> ml_collections.ConfigDict:
       forged_tokens=True,
       source_residual=True,
       target_residual=True,
-      paint_surroundings=True,
+      grey_surroundings=True,
       refinement=0,
       mask_ratio=0.5,
       composite=True,
@@ -268,8 +268,8 @@ def train_small(config: ml_collections.ConfigDict, args: ml_collections.ConfigDi
   use_face_encoder(config, args.encoder)
   if config.loss.weights.identity:
     # The true source is another photograph: without an anchor the recovered one becomes a pattern
-    # that pleases the encoder.
-    config.loss.weights.anchor = 10.0
+    # that pleases the encoder. With 10 it still did, by another encoder's judgement.
+    config.loss.weights.anchor = 50.0
   # Both terms would compare the same maps of the one encoder at hand; L_attr does.
   config.loss.weights.perceptual = 0.0
 

@@ -69,7 +69,7 @@ def init_variables(model: DFREC, key: jax.Array) -> Any:
 def differing_settings(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
   """Names of the `config.model` settings for which the same weights would mean something else."""
   stored = {**LATER_SETTINGS, **stored}
-  learned = stored['refinement'] or stored['paint_surroundings']
+  learned = stored['refinement'] or stored['grey_surroundings']
   changeable = _CHANGEABLE + (() if learned else _COMPOSITING)
   return [name for name in given if name not in changeable and stored.get(name) != given[name]]
 

@@ -92,17 +92,13 @@ def source_loss(recovered: jax.Array, true: jax.Array, weights: jax.Array) -> ja
   return weighted_mean(_per_example(jnp.abs(recovered - true)), weights)
 
 
-def anchor_loss(
-  recovered: jax.Array, forged: jax.Array, corrected: jax.Array, weights: jax.Array
-) -> jax.Array:
-  """Mean squared change that the source's recovery makes to the forged image (B, H, W, 3).
-
-  It counts as much as `corrected` (B, H, W, 1) says: around the face it may show the target.
+def anchor_loss(recovered: jax.Array, uncorrected: jax.Array, weights: jax.Array) -> jax.Array:
+  """Mean squared change that the source's recovery makes to the forged face (B, H, W, 3).
 
   Not in the paper. The true source is another photograph, in another pose, so that its pixels
   hardly hold back a pattern that pleases the identity encoder and shows no face; this does.
   """
-  return weighted_mean(_per_example(corrected * jnp.square(recovered - forged)), weights)
+  return _squared_error(recovered, uncorrected, weights)
 
 
 def mask_cross_entropy(logits: jax.Array, mask: jax.Array, weights: jax.Array) -> jax.Array:

@@ -139,9 +139,7 @@ def _families(outputs, batch, forged, twin_segmentation):
       'structure': losses.structure_loss(outputs.target, batch['target'], forged)
     },
     'source': lambda: {'source': losses.source_loss(outputs.source, batch['source'], forged)},
-    'anchor': lambda: {
-      'anchor': losses.anchor_loss(outputs.source, batch['forged'], outputs.corrected, forged)
-    },
+    'anchor': lambda: {'anchor': losses.anchor_loss(outputs.source, outputs.uncorrected, forged)},
     'segmentation': lambda: {
       'mask_cross_entropy': losses.mask_cross_entropy(
         *_with_twins(

@@ -49,7 +49,7 @@ def where_source_is_residual(model: DFREC, composite_mask: np.ndarray) -> bool |
     model: whose source it is.
     composite_mask: (H, W, 1) in [0, 1], of that image.
   """
-  return composite_mask if model.paints_surroundings else model.source_residual
+  return composite_mask if model.surrounds_with_grey else model.source_residual
 
 
 def recover_batch(

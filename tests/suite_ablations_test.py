@@ -98,7 +98,7 @@ def test_unknown_parts_and_older_checkpoints():
   assert checkpointing.differing_settings(older, given) == ['without']
   softer = {**settings, 'composite_softness': 9.0}
   assert checkpointing.differing_settings(settings, softer) == []
-  for learned in ({'refinement': 8}, {'paint_surroundings': True}):
+  for learned in ({'refinement': 8}, {'grey_surroundings': True}):
     pair = [given | learned for given in (settings, softer)]
     assert checkpointing.differing_settings(*pair) == ['composite_softness']
   assert jnp.float32 == checkpointing.build_model(given).dtype

@@ -28,8 +28,8 @@ from dfrec_jax.models.target_reconstruction import (
 # Parts that a model can be trained without, to measure what each is worth.
 PARTS = ('ism_mask', 'guided_masking', 'target_tokens', 'tirm')
 # Settings that older checkpoints lack, with what the model was then.
-LATER_SETTINGS = {'without': '', 'paint_surroundings': False, 'refinement': 0}
-# What the source's surroundings are painted on: a level of 8 bits, of which rounding is no chance.
+LATER_SETTINGS = {'without': '', 'grey_surroundings': False, 'refinement': 0}
+# What surrounds the recovered source: a level of 8 bits, so that it is rounded everywhere alike.
 GREY = 128 / 255
 # Fields that are no settings: linen's own, and how parameters lie in memory (files have them
 # stacked).
@@ -51,8 +51,8 @@ class Outputs:
     predicted_mask: (B, H, W, 1) in [0, 1].
     mask: (B, H, W, 1), the mask that guided; no gradient reaches the ISM through it.
     composite_mask: (B, H, W, 1) in [0, 1], where the target is taken from the TIRM.
-    corrected: (B, H, W, 1) in [0, 1], where the source is a correction of the forged image.
     source: (B, H, W, 3), who was pasted; in [0, 1] outside training, as all pictures.
+    uncorrected: (B, H, W, 3), the forged image as `source` shows it before any correction.
     target: (B, H, W, 3), who was covered; composited if the model does.
     target_raw: (B, H, W, 3), the same before compositing: whole patches are replaced.
     target_patches: (B, M, patch * patch * 3), the TIRM's masked patches, before the refinement.
@@ -67,8 +67,8 @@ class Outputs:
   predicted_mask: jax.Array
   mask: jax.Array
   composite_mask: jax.Array
-  corrected: jax.Array
   source: jax.Array
+  uncorrected: jax.Array
   target: jax.Array
   target_raw: jax.Array
   target_patches: jax.Array
@@ -91,8 +91,8 @@ class DFREC(nn.Module):
     fusion: of the target tokens, `concat` (published), `add` or `sequence`.
     forged_tokens: the TIRM's decoder also sees the forged patches' pixels.
     source_residual, target_residual: learn corrections of the forged image.
-    paint_surroundings: outside the mask, the source's correction starts from grey instead of the
-      forged image, whose surroundings are the target's: hair, forehead, background.
+    grey_surroundings: outside the mask, a residual source is grey instead of the forged image,
+      whose surroundings are the target's: hair, forehead, background.
     refinement: features of the convolutions that smooth what the TIRM filled; 0 for none.
     mask_ratio: share of patches that the TIRM fills.
     composite: keep the forged image outside the mask.
@@ -116,7 +116,7 @@ class DFREC(nn.Module):
   forged_tokens: bool = True
   source_residual: bool = True
   target_residual: bool = True
-  paint_surroundings: bool = True
+  grey_surroundings: bool = True
   refinement: int = 0
   mask_ratio: float = 0.5
   composite: bool = True
@@ -190,10 +190,10 @@ class DFREC(nn.Module):
     kept, masked = self._partition(mask, size.patch, progress, noise, train)
     pasted = forged if self.without == 'ism_mask' else mask * forged
     composited = composite_mask(mask, self.composite_dilation, self.composite_softness)
-    # Of a face of which the mask is not sure, all of it is there to be corrected.
-    corrected = composited if self.paints_surroundings else jnp.ones_like(mask)
-    start = corrected * forged + (1 - corrected) * GREY
-    source = self._sirm(size, kept.shape[1])(pasted, start, train=train)
+    source = self._sirm(size, kept.shape[1])(pasted, forged, train=train)
+    # Compositing's mask hesitates less than the raw one, and less of the face is lost to grey.
+    cut_out = lambda face: composited * face + (1 - composited) * GREY
+    surround = cut_out if self.surrounds_with_grey else lambda face: face
     tokens = source.target_tokens
     if self.without == 'target_tokens':
       tokens = jnp.zeros_like(tokens)
@@ -209,8 +209,8 @@ class DFREC(nn.Module):
       predicted_mask=predicted,
       mask=mask,
       composite_mask=composited,
-      corrected=corrected,
-      source=source.source,
+      source=surround(source.source),
+      uncorrected=surround(forged),
       target=blend if self.composite else target.target,
       target_raw=target.target,
       target_patches=target.patches,
@@ -224,9 +224,9 @@ class DFREC(nn.Module):
     )
 
   @property
-  def paints_surroundings(self) -> bool:
-    """Whether the source starts from grey outside the mask, not from the forged image."""
-    return self.paint_surroundings and self.source_residual and self.without != 'ism_mask'
+  def surrounds_with_grey(self) -> bool:
+    """Whether the source stands on grey, and only inside the mask is the forged image corrected."""
+    return self.grey_surroundings and self.source_residual and self.without != 'ism_mask'
 
   def check_settings(self) -> None:
     """Raises an InputError for settings that do not fit each other."""
@@ -333,7 +333,7 @@ PUBLISHED = {
   'forged_tokens': False,
   'source_residual': False,
   'target_residual': False,
-  'paint_surroundings': False,
+  'grey_surroundings': False,
   'refinement': 0,
   'mask_ratio': 0.5,
   'composite': False,

@@ -55,8 +55,8 @@ PARTS = {
     {'masking.start_step': -1, 'masking.end_step': 0},
   ),
   'forged_surroundings': Ablation(
-    "the source is corrected from the whole forged image, the target's hair included",
-    {'model.paint_surroundings': False},
+    "the source is shown in the whole forged image, the target's hair included",
+    {'model.grey_surroundings': False},
   ),
   'no_refinement': Ablation(
     "the TIRM's patches stay as they are, without the terms of the target as it is shown",
@@ -76,7 +76,7 @@ def ablations_of(config: ml_collections.ConfigDict) -> dict[str, Ablation]:
   parts = dict(PARTS)
   if not config.model.refinement:
     del parts['no_refinement']
-  if not (config.model.paint_surroundings and config.model.source_residual):
+  if not (config.model.grey_surroundings and config.model.source_residual):
     del parts['forged_surroundings']
   return parts | losses
 

@@ -28,8 +28,8 @@ class Outputs(NamedTuple):
     predicted_mask: (B, 1, H, W) in [0, 1].
     mask: (B, 1, H, W), the mask that guided; no gradient reaches the ISM through it.
     composite_mask: (B, 1, H, W) in [0, 1], where the target is taken from the TIRM.
-    corrected: (B, 1, H, W) in [0, 1], where the source is a correction of the forged image.
     source: (B, 3, H, W), who was pasted; in [0, 1] outside training, as all pictures.
+    uncorrected: (B, 3, H, W), the forged image as `source` shows it before any correction.
     target: (B, 3, H, W), who was covered; composited if the model does.
     target_raw: (B, 3, H, W), the same before compositing: whole patches are replaced.
     target_patches: (B, M, patch * patch * 3), the TIRM's masked patches, before the refinement.
@@ -43,8 +43,8 @@ class Outputs(NamedTuple):
   predicted_mask: torch.Tensor
   mask: torch.Tensor
   composite_mask: torch.Tensor
-  corrected: torch.Tensor
   source: torch.Tensor
+  uncorrected: torch.Tensor
   target: torch.Tensor
   target_raw: torch.Tensor
   target_patches: torch.Tensor
@@ -77,7 +77,7 @@ class DFREC(nn.Module):
     forged_tokens: bool = True,
     source_residual: bool = True,
     target_residual: bool = True,
-    paint_surroundings: bool = True,
+    grey_surroundings: bool = True,
     refinement: int = 0,
     mask_ratio: float = 0.5,
     composite: bool = True,
@@ -91,7 +91,7 @@ class DFREC(nn.Module):
     _check(size, image_size, input_normalisation)
     self.image_size, self.indexing, self.mask_ratio = image_size, indexing, mask_ratio
     self.composite = composite
-    self.paints_surroundings = paint_surroundings and source_residual
+    self.surrounds_with_grey = grey_surroundings and source_residual
     self.composite_dilation, self.composite_softness = composite_dilation, composite_softness
     self.patch, self.patches = size.patch, (image_size // size.patch) ** 2
     mean, deviation = dfrec.NORMALISATIONS[input_normalisation] or (3 * (0.0,), 3 * (1.0,))
@@ -201,8 +201,9 @@ class DFREC(nn.Module):
     if partition is None:
       partition = self._partition(mask, noise, progress)
     composited = masking.composite_mask(mask, self.composite_dilation, self.composite_softness)
-    corrected = composited if self.paints_surroundings else torch.ones_like(mask)
-    source = self.sirm(mask * forged, corrected * forged + (1 - corrected) * dfrec.GREY)
+    source = self.sirm(mask * forged, forged)
+    cut_out = lambda face: composited * face + (1 - composited) * dfrec.GREY
+    surround = cut_out if self.surrounds_with_grey else lambda face: face
     shown = composited if self.composite else torch.ones_like(composited)
     target = self.tirm(normalised, forged, *partition, source.target_tokens, shown)
     blend = composited * target.target + (1 - composited) * forged
@@ -212,8 +213,8 @@ class DFREC(nn.Module):
       predicted_mask=predicted,
       mask=mask,
       composite_mask=composited,
-      corrected=corrected,
-      source=source.source,
+      source=surround(source.source),
+      uncorrected=surround(forged),
       target=blend if self.composite else target.target,
       target_raw=target.target,
       target_patches=target.patches,
