@@ -52,8 +52,9 @@ def base() -> ml_collections.ConfigDict:
   config.steps = 10_000
   config.batch_size = 16  # of all devices and hosts together
   config.init_from = ''  # A checkpoint that training starts from: workdir, converted folder, file.
-  # Files of pretrained parts to start from; docs/convert.md.
-  config.pretrained = ml_collections.ConfigDict(dict(efficientnet='', vit=''))
+  # What parts of the networks start from. `ism`: a checkpoint whose segmentation is taken, as
+  # `init_from` names one; the others are files of other projects: docs/convert.md.
+  config.pretrained = ml_collections.ConfigDict(dict(ism='', efficientnet='', vit=''))
   config.model = _model()
   config.data = _data()
   config.masking = ml_collections.ConfigDict(
@@ -308,7 +309,7 @@ def _shrink(config: ml_collections.ConfigDict) -> None:
   float32: bfloat16 takes a CPU, which emulates it, a third longer to compile.
   """
   config.init_from = ''
-  config.pretrained.update(efficientnet='', vit='')
+  config.pretrained.update(ism='', efficientnet='', vit='')
   config.steps = 10
   config.batch_size = 8
   config.model.update(size='test', image_size=32, dtype='float32')

@@ -43,6 +43,11 @@ def read(
     InputError: there is no such checkpoint or file, it does not fit the model, or both are given.
   """
   parts = {name: path for name, path in config.pretrained.items() if path}
+  if {'ism', 'efficientnet'} <= set(parts):
+    raise InputError(
+      'config.pretrained.ism replaces all that config.pretrained.efficientnet would set; give one '
+      'of them.'
+    )
   if config.init_from and parts:
     raise InputError(
       f'config.init_from replaces all that config.pretrained.{" and ".join(parts)} would set; give '
@@ -54,12 +59,14 @@ def read(
     _require_same(config, loaded, variables)
     logging.info('Starting from step %d of %s.', loaded.step, loaded.path)
     return {name: loaded.variables.get(name, {}) for name in COLLECTIONS}
-  if parts:
-    variables, reports = apply_pretrained(variables, parts, model)
-    for report in reports:
-      logging.info('%s', report)
-    return variables
-  return None
+  if not parts:
+    return None
+  if path := parts.pop('ism', ''):
+    variables = _with_segmentation(variables, path, model, mesh)
+  variables, reports = apply_pretrained(variables, parts, model)
+  for report in reports:
+    logging.info('%s', report)
+  return variables
 
 
 def start(state: TrainState, given: Mapping[str, Any] | None) -> TrainState:
@@ -79,6 +86,23 @@ def _place(given: Any, old: jax.Array) -> jax.Array:
     return jax.device_put(given, old.sharding)
   array = np.asarray(given, old.dtype)
   return jax.make_array_from_callback(old.shape, old.sharding, lambda index: array[index])
+
+
+def _with_segmentation(variables, path, model, mesh):
+  """The variables with the ISM of a checkpoint, of a model whose other networks may be others."""
+  loaded = checkpointing.load_model(path, mesh=mesh)
+  of = lambda tree: {name: {'ism': tree[name]['ism']} for name in COLLECTIONS}
+  differing = trees.differences(of(loaded.variables), of(variables))
+  was, asked = loaded.model.input_normalisation, model.input_normalisation
+  if was != asked:
+    differing = [f'input_normalisation={was} there and {asked} here']
+  if differing:
+    raise InputError(
+      f'config.pretrained.ism={path} has another segmentation ({"; ".join(differing[:5])}); give '
+      'the config.model.size and input_normalisation that lie beside it.'
+    )
+  logging.info('Taking the segmentation of step %d of %s.', loaded.step, loaded.path)
+  return {name: {**variables[name], **part} for name, part in of(loaded.variables).items()}
 
 
 def _require_same(config, loaded, variables) -> None:

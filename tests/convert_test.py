@@ -311,6 +311,36 @@ def test_training_starts_from_a_checkpoint(aligned):
       starting_point.read(config, model, state, mesh)
 
 
+def test_training_takes_the_segmentation_of_a_checkpoint(aligned):
+  path, variables = aligned
+  config = quickstart.get_config('runlocal')
+  config.pretrained.ism = path
+  config.model.target_residual = False  # The other networks may be others.
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  with jax.set_mesh(mesh):
+    model, state = _zeros(config, mesh)
+    started = starting_point.start(state, starting_point.read(config, model, state, mesh))
+    for name in starting_point.COLLECTIONS:
+      collection = getattr(started, name)
+      jax.tree.map(np.testing.assert_array_equal, collection['ism'], variables[name]['ism'])
+      jax.tree.map(np.testing.assert_array_equal, started.ema[name]['ism'], collection['ism'])
+      assert not any(np.any(x) for x in jax.tree.leaves(collection['sirm']))
+    wider = model.clone(size='test+aspp_channels=24')
+    for other, message in (
+      (model.clone(input_normalisation='imagenet'), 'input_normalisation=none there and imagenet'),
+      (wider, r'another segmentation \(batch_stats/ism/\S+ has shape'),
+    ):
+      abstract = state
+      if other is wider:
+        config.model.size = wider.size
+        abstract = _zeros(config, mesh)[1]
+      with pytest.raises(InputError, match=message):
+        starting_point.read(config, other, abstract, mesh)
+    config.pretrained.efficientnet = 'b0.pth'
+    with pytest.raises(InputError, match=r'pretrained\.ism replaces all that'):
+      starting_point.read(config, model, state, mesh)
+
+
 @pytest.mark.slow
 def test_a_converted_checkpoint_can_be_evaluated(converted, tmp_path):
   config = quickstart.get_config('runlocal')
