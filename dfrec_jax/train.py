@@ -16,7 +16,7 @@ from dfrec_jax.train_state import plan_state
 from dfrec_jax.train_step import make_train_step
 from dfrec_jax.training_loop import Loop, Termination
 from input_pipeline.loader import batch_shapes, train_loader
-from input_pipeline.sources import make_source
+from input_pipeline.sources import make_source, require_strangers
 
 
 def train(
@@ -35,6 +35,7 @@ def train(
   model = checkpointing.build_model(config.model)
   encoders = load_encoders(config.loss)
   sources = {name: make_source(config.data, name, seed=config.seed) for name in ('train', 'eval')}
+  require_strangers(sources['train'], sources['eval'])
   evaluator = Evaluator(model, config, sources['eval'], mesh)
   tx, learning_rate = make_optimizer(config.optimizer, config.steps)
   checkpointer = checkpointing.Checkpointer(workdir, config)

@@ -54,9 +54,8 @@ def _people(config: ml_collections.ConfigDict, split: str, seed: int) -> Any:
       )
     return PeopleFolder(config.root, split=split, held_out=config.held_out, **settings)
   if split == 'train' and config.list:
-    listed = _manifest(config.list)
-    _require_strangers(config, listed)
-    return Mixed(PeopleFolder(config.root, **settings), listed, config.list_share)
+    made = PeopleFolder(config.root, **settings)
+    return Mixed(made, _manifest(config.list), config.list_share)
   if split == 'train':
     return PeopleFolder(config.root, **settings)
   if config.eval.endswith('.csv'):
@@ -64,19 +63,28 @@ def _people(config: ml_collections.ConfigDict, split: str, seed: int) -> Any:
   return PeopleFolder(config.eval, **settings)
 
 
-def _manifest(path: str, *, check: bool = True) -> Triplets:
+def _manifest(path: str) -> Triplets:
   manifest = epath.Path(path).expanduser()
-  return Triplets(manifest.parent, manifest.name, check=check)
+  return Triplets(manifest.parent, manifest.name)
 
 
-def _require_strangers(config: ml_collections.ConfigDict, listed: Triplets) -> None:
-  if not config.eval.endswith('.csv'):
-    return
-  if known := listed.people & _manifest(config.eval, check=False).people:
+def require_strangers(train: Any, evaluation: Any) -> None:
+  """Raises an InputError if two sources name the same person.
+
+  Manifests and folders of people name them; drawn and prepared sets, whose splits are by person,
+  are not asked, nor are rows that name nobody.
+  """
+  if known := _people_of(train) & _people_of(evaluation):
     raise InputError(
-      f'{config.list} shows {len(known)} of the people of {config.eval}, {min(known)} among them; '
-      'leave them out, since nobody may be evaluated who was trained on.'
+      f'The training data shows {len(known)} of the people who are evaluated, {min(known)} among '
+      'them; leave them out, since nobody may be evaluated who was trained on.'
     )
+
+
+def _people_of(source: Any) -> set[str]:
+  if isinstance(source, Mixed):
+    return _people_of(source.made) | _people_of(source.listed)
+  return source.people if isinstance(source, Triplets | PeopleFolder) else set()
 
 
 class Mixed:

@@ -19,7 +19,7 @@ from input_pipeline.people.framing import MARGIN, MIDDLE, frame_face
 from input_pipeline.people.mesh import OVAL, FaceMesh
 from input_pipeline.people.pose import HEAD_POINTS, HEAD_SHAPE, head_pose
 from input_pipeline.people.swap import SwapStyle, swap_faces
-from input_pipeline.sources import make_source
+from input_pipeline.sources import make_source, require_strangers
 from input_pipeline.triplets import Triplets
 
 SIDE = 96
@@ -368,8 +368,16 @@ def test_a_list_of_swaps_is_mixed_into_those_made(folder, tmp_path):
   manifest.write_text(
     'forged,source,target,mask,target_identity\nq0/0.png,q1/0.png,q0/0.png,,q0', encoding='utf-8'
   )
-  with pytest.raises(InputError, match=r'shows 1 of the people of .*q0 among them'):
-    make_source(config, 'train', seed=0)
+  sources = [make_source(config, split, seed=0) for split in ('train', 'eval')]
+  with pytest.raises(InputError, match=r'shows 1 of the people who are evaluated, q0 among them'):
+    require_strangers(*sources)
+  # Of photographs alone.
+  made = make_source(make_config(root=str(folder), eval=str(manifest)), 'train', seed=0)
+  require_strangers(made, sources[1])
+  with pytest.raises(InputError, match='among them'):
+    require_strangers(
+      made, make_source(make_config(root=str(folder), eval=str(folder)), 'eval', seed=0)
+    )
   config.eval, config.list_share = str(tmp_path), 1.0
   with pytest.raises(InputError, match='it must lie between 0 and 1'):
     make_source(config, 'train', seed=0)

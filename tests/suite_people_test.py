@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from configs import common
-from input_pipeline.people.landmarks import person_of
+from input_pipeline.people import PeopleFolder
 from input_pipeline.prepare import splits
 from input_pipeline.sources import make_source
 from input_pipeline.triplets import Triplets
@@ -23,10 +23,8 @@ def _config(name, arguments=None):
 
 def _people(source):
   """The people of a manifest, of a folder of photographs, or of drawn examples."""
-  if isinstance(source, Triplets):
+  if isinstance(source, Triplets | PeopleFolder):
     return source.people
-  if hasattr(source, 'names'):
-    return {person_of(name) for name in source.names}
   if hasattr(source, 'listed'):
     return _people(source.made) | _people(source.listed)
   rows = [source[i] for i in range(min(len(source), 40))]

@@ -101,6 +101,11 @@ class PeopleFolder:
   def __len__(self) -> int:
     return self._examples
 
+  @property
+  def people(self) -> set[str]:
+    """Whose photographs these are."""
+    return set(map(person_of, self.names))
+
   def __getitem__(self, index: int) -> dict:
     """Example `index`: the data contract's dictionary, `mask` (H, H, 1) float32 in [0, 1].
 
