@@ -45,11 +45,15 @@ def _run(without, outputs):
   return model, jax.jit(lambda variables: outputs(apply(variables)))
 
 
-def test_without_the_ism_mask_the_source_does_not_depend_on_it():
-  model, source = _run('ism_mask', lambda outputs: outputs.source)
-  first, second = source(_generated(model))
+def test_without_the_ism_mask_the_sirm_sees_the_whole_image():
+  model, run = _run('ism_mask', lambda o: (o.source_identity, o.source, o.uncorrected))
+  (first, second), source, uncorrected = run(_generated(model))
   np.testing.assert_allclose(first, second, atol=1e-5)
   assert np.ptp(first) > 0.1
+  # All else is as in the full model: the source is still cut out.
+  assert model.surrounds_with_grey
+  np.testing.assert_allclose(source[0, 24:, 24:], uncorrected[0, 24:, 24:], atol=1e-5)
+  assert not np.allclose(source[0, :8, :8], uncorrected[0, :8, :8], atol=1e-3)
 
 
 @pytest.mark.parametrize('without', ['', 'guided_masking'])

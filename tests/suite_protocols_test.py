@@ -2,13 +2,14 @@
 
 import json
 import re
+import subprocess
 
 from etils import epath
 import numpy as np
 import pytest
 
 from configs import triplets
-from dfrec_jax import metrics
+from dfrec_jax import checkpointing, metrics
 from dfrec_jax.errors import InputError
 from dfrec_jax.recovery import Recovery
 from dfrec_jax.suite import (
@@ -58,7 +59,7 @@ def faces():
 def collected(faces):
   train = SyntheticFaces('train', examples=5, image_size=SIDE)
   methods = baselines.make_methods(('telea', 'biharmonic', 'nearest'), lambda: train, 5)
-  rivals = {'perfect': lambda examples: [_perfect(e) for e in examples]}
+  rivals = {'perfect': lambda examples, number: [_perfect(e) for e in examples]}
   encoders = {'': Remembered(_thumbnail), 'other': Remembered(_thumbnail)}
   instruments = Instruments(encoders=encoders, landmarks=LandmarkMeasure(_mesh))
   collector = Collector(methods, rivals, instruments)
@@ -82,8 +83,9 @@ def result(collected):
     'settings': {
       'resamples': 50,
       'examples': len(rows.examples),
-      'trained_with': None,
+      'trained_with': {'name': 'thumbnail', 'weights': 'FOLDER/other.npz'},
       'measured_with': {'name': 'thumbnail', 'weights': 'none'},
+      'flatters': False,
     },
     **running.tables(rows, sets, known, resamples=50),
     'robustness': None,
@@ -132,8 +134,67 @@ def test_baselines_are_measured_alike(result, faces):
 
 def test_groups_hold_the_people_that_were_covered(result):
   groups = result['groups']['recovered']
-  assert set(groups) == {'sex: f', 'sex: m'}
+  assert set(groups) == {'sex: f', 'sex: f, pristine', 'sex: m', 'sex: m, pristine'}
   assert all(group['examples']['value'] >= 1 for group in groups.values())
+  assert 'auc' in groups['sex: f'] and 'auc' not in groups['sex: f, pristine']
+  assert 'source_identity' not in groups['sex: m, pristine']
+
+
+def test_a_group_is_judged_by_its_own_people():
+  people = ('ann', 'bob')
+  example = lambda label, person: {
+    'attack': 'x', 'label': label, 'source_person': 'eve', 'target_person': person
+  }  # fmt: skip
+  examples = [example(label, person) for label in (1, 0) for person in people]
+  # Of bob alone an honest photograph is taken for forged.
+  scores = [0.9, 0.9, 0.1, 0.95]
+  rows = summary.Rows(examples, {'recovered': [{'score': s} for s in scores]})
+  groups = protocols.group_indices(rows, {'who': {person: person for person in people}})
+  assert groups['who: bob'].tolist() == [1] and groups['who: bob, pristine'].tolist() == [3]
+  found = summary.summarise(rows, groups, resamples=5, own_pristine=True)['recovered']
+  assert found['who: ann']['auc']['value'] == found['who: ann']['accuracy']['value'] == 1
+  assert found['who: bob']['auc']['value'] == 0
+  assert found['who: bob, pristine']['accuracy']['value'] == 0
+  everybody = summary.summarise(rows, groups, resamples=5)['recovered']
+  assert everybody['who: ann']['auc']['value'] == 0.5
+
+
+def test_a_pooled_psnr_is_not_lifted_by_what_is_untouched():
+  weights = np.float32([[1, 1], [2, 0], [0, 2]])
+  pooled = summary.pooled_psnr(np.array([100.0, 20.0]), weights)
+  assert pooled['value'] == pytest.approx(10 * np.log10(2 / 0.01), abs=1e-3)
+  assert pooled['low'] < pooled['value'] < pooled['high']
+
+
+def test_a_set_without_forged_photographs_has_figures():
+  row = {'attack': 'pristine', 'label': 0, 'source_person': 'a', 'target_person': 'a'}
+  rows = summary.Rows([row], {'recovered': [{'score': 0.2, 'target_psnr': 30.0}]})
+  found = summary.summarise(rows, rows.groups(), resamples=5)['recovered']
+  assert found['all'] == {'examples': {'value': 0, 'low': None, 'high': None}}
+  assert found['pristine']['target_psnr']['value'] == 30
+
+
+def test_landmarks_are_compared_where_all_are_found(faces):
+  calls = iter([_mesh(None), _mesh(None), None, _mesh(None), _mesh(None) + 3, _mesh(None)])
+  measure = LandmarkMeasure(lambda image: next(calls))
+  answers = {name: baselines.Answer(faces[0]['target']) for name in ('one', 'other')}
+  assert measure(faces[0], answers) == {
+    'one': {'target_landmarks_found': 1.0},
+    'other': {'target_landmarks_found': 0.0},
+  }
+  found = measure(faces[0], answers)
+  assert found['one']['target_landmarks'] > 0 == found['other']['target_landmarks']
+
+
+def test_encoders_are_one_by_what_is_in_their_files(tmp_path):
+  for name, content in (('a.npz', b'1'), ('b.npz', b'1'), ('c.npz', b'2')):
+    (tmp_path / name).write_bytes(content)
+  of = lambda name, kind='mobilefacenet': {'name': kind, 'weights': str(tmp_path / name)}
+  assert running.same_weights(of('a.npz'), of('b.npz'))
+  assert not running.same_weights(of('a.npz'), of('c.npz'))
+  assert not running.same_weights(of('a.npz'), of('b.npz', 'iresnet'))
+  assert not running.same_weights(of('missing.npz'), of('gone.npz'))
+  assert not running.same_weights(None, of('a.npz'))
 
 
 def test_groups_are_read_from_a_file(tmp_path):
@@ -227,14 +288,46 @@ def test_latex(result, tmp_path):
   assert 'recovered & 0.500' in latex.latex_table(latex.read_methods(path), ['auc', 'eer'], ['all'])
 
 
-def test_the_sweep_changes_what_it_says_and_nothing_else():
+def test_the_sweep_changes_what_it_says_and_nothing_else(tmp_path):
   config = triplets.get_config('runlocal')
   config.loss.weights.identity = 0.1
   known = ablations.ablations_of(config)
   assert {'full', 'no_ism_mask', 'no_target_tokens', 'random_masking', 'unet'} <= set(known)
   assert 'no_identity_loss' in known and 'no_perceptual_loss' not in known
-  for ablation in known.values():
-    config.copy_and_resolve_references().update_from_flattened_dict(ablation.settings)
+  for name, ablation in known.items():
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(ablation.settings)
+    checkpointing.build_model(changed.model).check_settings()
+    further = ['--config.masking.end_step=9', '--config.loss.weights.identity=0.2']
+    training, evaluation = ablations.commands('C', tmp_path, name, ablation, further)
+    # What the ablation sets comes after what the user gives.
+    settings = [f'--config.{field}={value}' for field, value in ablation.settings.items()]
+    assert training == [*training[:5], *further, *settings]
+    assert evaluation[: len(training)] == training and '--mode=eval' in evaluation
+
+
+def test_a_sweep_is_not_done_twice_nor_mixed(tmp_path, monkeypatch):
+  ran = []
+
+  def run(line, check):
+    ran.append(line)
+    folder = epath.Path(next(a for a in line if a.startswith('--workdir=')).partition('=')[2])
+    failed = 'no_curriculum' in str(folder)
+    if '--mode=eval' in line:
+      (folder / 'eval').mkdir(parents=True)
+      (folder / 'eval' / protocols.FILE).write_text('{}')
+    return subprocess.CompletedProcess(line, int(failed))
+
+  monkeypatch.setattr(ablations.subprocess, 'run', run)
+  chosen = {name: ablations.PARTS[name] for name in ('full', 'no_curriculum', 'unet')}
+  sweep = lambda *further: ablations.run_sweep('C', tmp_path, chosen, further)
+  assert sweep('--config.seed=1') == ['no_curriculum']
+  assert len(ran) == 5  # The one that fails in training is not evaluated.
+  assert sweep('--config.seed=1') == ['no_curriculum']
+  assert len(ran) == 6
+  with pytest.raises(InputError, match='begun with other arguments'):
+    sweep('--config.seed=2')
+  assert len(ran) == 6
 
 
 def test_a_sweep_is_collected_in_pairs(collected, result, tmp_path):

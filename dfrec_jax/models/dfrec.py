@@ -103,7 +103,7 @@ class DFREC(nn.Module):
       of `remat.POLICIES`.
     without: the part that an ablation leaves out, or nothing. `ism_mask`: the SIRM sees the whole
       forged image. `guided_masking`: the masked patches are random, in evaluation too.
-      `target_tokens`: the TIRM gets zeros, so that it is a masked autoencoder alone. `tirm`: a
+      `target_tokens`: the TIRM gets zeros instead of the SIRM's target half. `tirm`: a
       U-Net like the SIRM's paints the target from the forged image.
     stacked: whether the TIRM's blocks share arrays of parameters, see `vit.Transformer`.
     dtype: of the computation; parameters, pictures and logits are float32.
@@ -226,7 +226,7 @@ class DFREC(nn.Module):
   @property
   def surrounds_with_grey(self) -> bool:
     """Whether the source stands on grey, and only inside the mask is the forged image corrected."""
-    return self.grey_surroundings and self.source_residual and self.without != 'ism_mask'
+    return self.grey_surroundings and self.source_residual
 
   def check_settings(self) -> None:
     """Raises an InputError for settings that do not fit each other."""

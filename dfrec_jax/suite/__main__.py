@@ -125,8 +125,9 @@ def _change(figures, name):
 
 def _named(items, flag):
   pairs = [item.partition('=') for item in items]
-  if not all(name and value for name, _, value in pairs):
-    raise InputError(f'{flag} is NAME=VALUE.')
+  names = [name for name, _, _ in pairs]
+  if not all(name and value for name, _, value in pairs) or len(set(names)) < len(names):
+    raise InputError(f'{flag} is NAME=VALUE, each name once.')
   return {name: value for name, _, value in pairs}
 
 

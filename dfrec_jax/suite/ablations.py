@@ -12,11 +12,13 @@ from absl import logging
 from etils import epath
 import ml_collections
 
+from dfrec_jax.checkpointing import write_json
 from dfrec_jax.errors import InputError
 from dfrec_jax.suite import columns, protocols, summary
 
 FULL = 'full'
 FILE = 'ablations.json'
+COMMAND = 'command.json'  # In each ablation's folder, how it was trained.
 # Each evaluation measures the model alone: the baselines are the same for all.
 _EVALUATION = (
   '--mode=eval',
@@ -45,7 +47,20 @@ PARTS = {
     {'model.without': 'ism_mask'},
   ),
   'no_target_tokens': Ablation(
-    'the TIRM is a masked autoencoder without identity tokens', {'model.without': 'target_tokens'}
+    "the TIRM gets no identity tokens of the SIRM's target half",
+    {'model.without': 'target_tokens'},
+  ),
+  'no_forged_tokens': Ablation(
+    "the TIRM's decoder does not see the pixels of the patches that it fills",
+    {'model.forged_tokens': False},
+  ),
+  'mae': Ablation(
+    'the TIRM is a masked autoencoder alone: no identity tokens, forged pixels or corrections',
+    {
+      'model.without': 'target_tokens',
+      'model.forged_tokens': False,
+      'model.target_residual': False,
+    },
   ),
   'random_masking': Ablation(
     'the masked patches are random, not those of the face', {'model.without': 'guided_masking'}
@@ -91,12 +106,13 @@ def commands(
     workdir: of the sweep; the ablation's is in it.
     name: of the ablation.
     ablation: its settings.
-    further: arguments for both, such as `--config.steps=1000`; they come last and win.
+    further: arguments for both, such as `--config.seed=1`. The ablation's own come last and win,
+      so that nothing puts back what it leaves out.
   """
   settings = [f'--config.{field}={value}' for field, value in ablation.settings.items()]
   line = [sys.executable, '-m', 'dfrec_jax.main', f'--config={config}']
-  line += [f'--workdir={workdir / name}', *settings]
-  return [[*line, *further], [*line, *_EVALUATION, *further]]
+  line += [f'--workdir={workdir / name}', *further, *settings]
+  return [line, [*line, *_EVALUATION]]
 
 
 def run_sweep(
@@ -109,13 +125,25 @@ def run_sweep(
 
   Returns:
     The names of those that failed.
+
+  Raises:
+    InputError: one was begun with other arguments, so that it would be compared with others.
   """
   workdir, failed = epath.Path(workdir), []
-  for name, ablation in chosen.items():
+  lines = {name: commands(config, workdir, name, a, further) for name, a in chosen.items()}
+  for name, (training, _) in lines.items():
+    begun, asked = workdir / name / COMMAND, training[1:]
+    if begun.exists() and json.loads(begun.read_text()) != asked:
+      raise InputError(
+        f'{workdir / name} was begun with other arguments ({begun}); give those, or another '
+        '--workdir.'
+      )
+  for name, (training, evaluation) in lines.items():
     if (workdir / name / 'eval' / protocols.FILE).exists():
       logging.info('%s is done already; delete %s to repeat it.', name, workdir / name)
       continue
-    for line in commands(config, workdir, name, ablation, further):
+    write_json(workdir / name / COMMAND, training[1:])
+    for line in (training, evaluation):
       logging.info('%s: %s', name, shlex.join(line))
       if subprocess.run(line, check=False).returncode:
         failed.append(name)

@@ -22,6 +22,8 @@ def person_weights(people: Sequence[str], resamples: int, seed: int = 0) -> np.n
     (R, n) float32.
   """
   names = [name or f'\0{i}' for i, name in enumerate(people)]
+  if not names:
+    return np.zeros((resamples, 0), np.float32)
   unique, person = np.unique(names, return_inverse=True)
   rng = np.random.default_rng(seed)
   counts = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), resamples)

@@ -42,17 +42,18 @@ class Collector:
 
   Args:
     methods: name -> what answers instead of the model, given its recovery.
-    rivals: name -> recoveries of examples by another checkpoint.
+    rivals: name -> (examples, number of the batch) -> recoveries by another checkpoint.
     instruments: what measures.
   """
 
   def __init__(
     self,
     methods: Mapping[str, Method],
-    rivals: Mapping[str, Callable[[Examples], list[Recovery]]],
+    rivals: Mapping[str, Callable[[Examples, int], list[Recovery]]],
     instruments: Instruments,
   ):
     self._methods, self._rivals, self._instruments = methods, rivals, instruments
+    self._batches = 0
     names = (RECOVERED, *methods, *rivals)
     self._rows = Rows(methods={name: [] for name in names})
     # (encoder, method, kind) -> an embedding for each example; None where there is none.
@@ -67,7 +68,8 @@ class Collector:
     for name, method in self._methods.items():
       answers[name] = [method(e, r) for e, r in zip(examples, recovered, strict=True)]
     for name, recover in self._rivals.items():
-      answers[name] = [Answer.of(r) for r in recover(examples)]
+      answers[name] = [Answer.of(r) for r in recover(examples, self._batches)]
+    self._batches += 1
     rows = {
       name: [measure_example(e, a) for e, a in zip(examples, given, strict=True)]
       for name, given in answers.items()

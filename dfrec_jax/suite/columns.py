@@ -26,6 +26,13 @@ _FIRST = 'share of recovered faces that find the right person {}, by the same em
 COLUMNS = {
   'target_psnr': Column('PSNR', '.2f', 1, 'dB, mean over images'),
   'target_psnr_masked': Column('PSNR, mask', '.2f', 1, 'the same over the pixels of the true mask'),
+  'target_psnr_pooled': Column(
+    'PSNR, pooled',
+    '.2f',
+    1,
+    'dB, of the mean squared error of all images; the mean over images counts an untouched one as '
+    '100',
+  ),
   'target_ssim': Column('SSIM', '.3f', 1, 'uniform 7x7 window on uint8'),
   'target_ssim_masked': Column('SSIM, mask', '.3f', 1, 'mean of the windows centred in the mask'),
   'target_ms_ssim': Column(
@@ -44,6 +51,9 @@ COLUMNS = {
   ),
   'target_landmarks': Column(
     'landmarks', '.3f', -1, 'mean error of 468 points in units of the eye distance'
+  ),
+  'target_landmarks_found': Column(
+    'faces found', '.1%', 1, "share of faces whose landmarks are found, where the true one's are"
   ),
   'target_landmarks_masked': Column(
     'landmarks, mask', '.3f', -1, 'the same over the points in the mask'
@@ -93,6 +103,9 @@ COLUMNS = {
   'mask_area': Column('mask area', '.1%', 0, 'share of the photograph in the predicted mask'),
   'changed_pixels': Column(
     'changed pixels', '.1%', 0, 'share of pixels that differ from the input by more than 2 of 255'
+  ),
+  'untouched': Column(
+    'untouched', '.1%', 0, 'share of photographs of which no pixel differs from the input by more'
   ),
   'auc': Column('AUC', '.3f', 1, 'real against fake, area under the ROC curve'),
   'eer': Column('EER', '.1%', -1, 'where false alarms are as frequent as misses'),

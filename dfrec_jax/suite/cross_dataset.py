@@ -9,6 +9,7 @@ import ml_collections
 
 from dfrec_jax import sharding
 from dfrec_jax.checkpointing import load_model
+from dfrec_jax.errors import InputError
 from dfrec_jax.evaluate import Evaluator
 from dfrec_jax.suite import protocols, summary
 from dfrec_jax.suite.measuring import Remembered
@@ -37,8 +38,10 @@ def cross_matrix(
     `copy` hands back the forged photograph.
 
   Raises:
-    InputError: a checkpoint or data set cannot be used.
+    InputError: a checkpoint or data set cannot be used, or a checkpoint is named `copy`.
   """
+  if 'copy' in checkpoints:
+    raise InputError('A checkpoint of the matrix is named copy, which is taken; use another name.')
   result = {name: {} for name in (*checkpoints, 'copy')}
   for data_name, config in data.items():
     mesh = sharding.make_mesh(config.mesh)
@@ -67,7 +70,8 @@ def _rows(recover: Callable, source: Any, embed: Remembered | None, config) -> R
   for start in range(0, len(everything), config.batch_size):
     chunk = range(start, min(start + config.batch_size, len(everything)))
     examples = [everything[i] for i in chunk]
-    rows = protocols.basic_rows(examples, recover(examples), embed, first=start)
+    recovered = recover(examples, start // config.batch_size)
+    rows = protocols.basic_rows(examples, recovered, embed, first=start)
     result.examples += rows.examples
     for method, of_method in rows.methods.items():
       result.methods.setdefault(method, []).extend(of_method)

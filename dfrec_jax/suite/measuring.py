@@ -41,6 +41,7 @@ def measure_example(example: Mapping[str, Any], answer: Answer) -> dict[str, flo
   row = {f'target_{name}': value for name, value in target.items()}
   change = np.abs(answer.target.astype(int) - example['forged']).max(-1)
   row['changed_pixels'] = float((change > CHANGE).mean())
+  row['untouched'] = float((change <= CHANGE).all())
   if answer.source is not None and example['label'] == 1:
     # The source's photograph has a size and a frame of its own: there is no mask on it.
     height, width = answer.source.shape[:2]
@@ -99,12 +100,20 @@ class LandmarkMeasure:
   def __call__(
     self, example: Mapping[str, Any], answers: Mapping[str, Answer]
   ) -> dict[str, dict[str, float]]:
-    """Each method's figures of a forged example; without those of faces that are not found."""
+    """Each method's figures of a forged example.
+
+    Errors are given where every method's face is found, so that all are means of the same examples;
+    nothing where the true one is not.
+    """
     mask = np.asarray(example['mask'], np.float32)[..., 0]
     true = self._find(example['target'])
-    result = {}
-    for method, answer in answers.items():
-      errors = landmark_errors(self._find(answer.target), true, mask)
-      names = ('target_landmarks', 'target_landmarks_masked')
-      result[method] = {n: e for n, e in zip(names, errors, strict=True) if math.isfinite(e)}
+    if true is None:
+      return {}
+    found = {method: self._find(answer.target) for method, answer in answers.items()}
+    result = {m: {'target_landmarks_found': float(p is not None)} for m, p in found.items()}
+    if all(points is not None for points in found.values()):
+      for method, points in found.items():
+        errors = landmark_errors(points, true, mask)
+        names = ('target_landmarks', 'target_landmarks_masked')
+        result[method] |= {n: e for n, e in zip(names, errors, strict=True) if math.isfinite(e)}
     return result

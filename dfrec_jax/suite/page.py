@@ -33,12 +33,14 @@ _MASKS = ('mask_iou', 'mask_f1', 'mask_boundary_f1', *_DETECTION)
 _CURVES, _KINDS = ('target_psnr', 'target_identity', 'mask_iou', 'auc'), ('recovered', 'copy')
 _DAMAGE = (
   'target_psnr',
+  'target_psnr_pooled',
   'target_ssim',
   'target_ms_ssim',
   'target_lpips',
   'target_identity',
   'target_detail',
   'changed_pixels',
+  'untouched',
   'mask_area',
   'accuracy',
 )

@@ -26,12 +26,17 @@ _META = ('attack', 'label', 'source_person', 'target_person')
 
 def batched(
   recover: Callable[[Batch, int], list[Recovery]], *, batch_size: int, image_size: int
-) -> Callable[[Sequence[Mapping[str, Any]]], list[Recovery]]:
-  """Recovers any list of examples through a function of padded batches, in one process."""
+) -> Callable[..., list[Recovery]]:
+  """Recovers any list of examples through a function of padded batches, in one process.
 
-  def run(examples):
+  Returns:
+    (examples, first=0) -> recoveries; `first` is the number of the first batch, from which the
+    masking is drawn.
+  """
+
+  def run(examples, first=0):
     recovered = []
-    for number, start in enumerate(range(0, len(examples), batch_size)):
+    for number, start in enumerate(range(0, len(examples), batch_size), first):
       chunk = examples[start : start + batch_size]
       forged = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
       forged[: len(chunk)] = [resize(example['forged'], image_size) for example in chunk]
@@ -135,7 +140,7 @@ def read_groups(path: epath.PathLike) -> dict[str, dict[str, str]]:
     InputError: there is no such file, or no such column.
   """
   try:
-    text = epath.Path(path).expanduser().read_text()
+    text = epath.Path(path).expanduser().read_text().removeprefix('\ufeff')
   except (OSError, UnicodeDecodeError) as error:
     raise InputError(f'The groups of people {path} cannot be read: {error}.') from error
   reader = csv.DictReader(io.StringIO(text, newline=''))
@@ -147,17 +152,21 @@ def read_groups(path: epath.PathLike) -> dict[str, dict[str, str]]:
 
 
 def group_indices(rows: Rows, known: Mapping[str, Mapping[str, str]]) -> dict[str, np.ndarray]:
-  """Forged examples by what is known of the person that was covered: `property: value`."""
+  """Examples by what is known of the person that was covered.
+
+  Returns:
+    `property: value`: indices of the forged ones; `property: value, pristine`: of their honest
+    photographs.
+  """
+  labels = np.array([e['label'] for e in rows.examples])
   result = {}
   for name, of_person in known.items():
-    values = [of_person.get(e['target_person'], '') for e in rows.examples]
-    for value in sorted({*values} - {''}):
-      members = [
-        i for i, (v, e) in enumerate(zip(values, rows.examples, strict=True)) if v == value
-        and e['label'] == 1
-      ]  # fmt: skip
-      if members:
-        result[f'{name}: {value}'] = np.array(members)
+    values = np.array([of_person.get(e['target_person'], '') for e in rows.examples], str)
+    for value in sorted({*values.tolist()} - {''}):
+      for label, ending in ((1, ''), (0, f', {PRISTINE}')):
+        members = np.flatnonzero((values == value) & (labels == label))
+        if len(members):
+          result[f'{name}: {value}{ending}'] = members
   return result
 
 

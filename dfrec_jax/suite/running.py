@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import functools
+import hashlib
 from typing import Any
 
 from absl import logging
@@ -13,6 +14,7 @@ import numpy as np
 from dfrec_jax import calibration
 from dfrec_jax.checkpointing import LoadedModel, load_model, write_json
 from dfrec_jax.encoders.registry import load_encoder
+from dfrec_jax.encoders.weights import weights_file
 from dfrec_jax.errors import InputError
 from dfrec_jax.measurements import Embedder
 from dfrec_jax.suite import baselines, landmark_error, page, protocols, summary
@@ -49,7 +51,8 @@ class Suite:
     self._config, self._settings, self._source = config, config.suite, source
     self._evaluator, self._loaded = evaluator, loaded
     self._groups = protocols.read_groups(self._settings.groups) if self._settings.groups else {}
-    self._encoders = _encoders(config, evaluator)
+    self._trained_with = _identity_encoder_of(loaded)
+    self._encoders = _encoders(config, evaluator, self._trained_with)
     self._finder = _landmarks(self._settings)
     lpips, inception = self._settings.lpips, self._settings.inception
     instruments = Instruments(
@@ -80,10 +83,10 @@ class Suite:
 
   def write(self, folder: epath.Path) -> None:
     """Runs the protocols and writes `protocols.json`, `examples.csv` and `report.html`."""
-    rows, sets = self._collector.finish()
-    robust = self._robustness()
     if self._finder:
       self._finder.close()
+    rows, sets = self._collector.finish()
+    robust = self._robustness()
     result = {
       'schema': SCHEMA,
       'checkpoint': self._loaded.path,
@@ -93,9 +96,10 @@ class Suite:
       **tables(rows, sets, self._groups, resamples=self._settings.resamples),
       'robustness': robust,
     }
-    write_json(folder / protocols.FILE, result)
     protocols.write_examples(rows, folder / protocols.EXAMPLES)
     place = page.write_page(result, rows, _choices(rows, self._collector.showcase), folder)
+    # Last, since who finds it takes the suite for finished.
+    write_json(folder / protocols.FILE, result)
     print(f'Protocols: {folder / protocols.FILE}\nExamples: {folder / protocols.EXAMPLES}')
     print(f'Report: {place}')
 
@@ -113,15 +117,14 @@ class Suite:
     )
 
   def _describe(self, rows: Rows) -> dict[str, Any]:
-    # A converted model need not say how it was trained.
-    loss = self._loaded.config.get('loss')
-    trains = loss is not None and bool(loss.weights.identity)
     side = min(self._source[0]['forged'].shape[:2])
+    measures = self._config.metric_encoder.to_dict() if '' in self._encoders else None
     return {
       'resamples': self._settings.resamples,
       'ms_ssim_window': ms_ssim_window(side),
-      'trained_with': loss.identity_encoder.to_dict() if trains else None,
-      'measured_with': self._config.metric_encoder.to_dict() if '' in self._encoders else None,
+      'trained_with': self._trained_with,
+      'measured_with': measures,
+      'flatters': same_weights(self._trained_with, measures),
       'further_encoders': self._settings.encoders,
       'compared': self._settings.compare,
       'examples': len(rows.examples),
@@ -147,7 +150,9 @@ def tables(
   for name, figures in sets.items():
     methods[name]['all'] |= {key: summary.figure(value) for key, value in figures.items()}
   groups = protocols.group_indices(rows, known)
-  by_people = summary.summarise(rows, groups, resamples=resamples)
+  if known and not groups:
+    logging.warning('None of the people of the groups is in this evaluation: they are left out.')
+  by_people = summary.summarise(rows, groups, resamples=resamples, own_pristine=True)
   shown = [name for name in (RECOVERED, 'copy') if name in by_people]
   return {'methods': methods, 'groups': {name: by_people[name] for name in shown}}
 
@@ -164,10 +169,47 @@ def _choices(rows: Rows, showcase):
   return showcase.choose(values, captions)
 
 
-def _encoders(config, evaluator) -> dict[str, Remembered]:
-  """The metric encoder, as the evaluator has it, under no label, and the further ones."""
+def _identity_encoder_of(loaded: LoadedModel) -> dict[str, str] | None:
+  """The name and weights of the face encoder that taught a model; None if none did."""
+  # A converted model need not say how it was trained.
+  loss = loaded.config.get('loss')
+  if loss is None:
+    return None
+  if loss.weights.identity or loss.weights.attribute:
+    return loss.identity_encoder.to_dict()
+  if loss.weights.perceptual and loss.perceptual_encoder.name != 'vgg19':
+    return loss.perceptual_encoder.to_dict()
+  return None
+
+
+def same_weights(one: Mapping[str, str] | None, other: Mapping[str, str] | None) -> bool:
+  """Whether two encoders, each `name` and `weights`, are one, whatever their files are called."""
+  if one is None or other is None or one['name'] != other['name']:
+    return False
+  digests = [_digest(encoder['weights']) for encoder in (one, other)]
+  return one['weights'] == other['weights'] or (digests[0] is not None and len({*digests}) == 1)
+
+
+def _digest(weights: str) -> str | None:
+  """SHA-256 of a file of weights; None where it is not on this machine."""
+  try:
+    with open(weights_file(weights), 'rb') as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
+  except OSError:
+    return None
+
+
+def _encoders(config, evaluator, trained_with) -> dict[str, Remembered]:
+  """The metric encoder, as the evaluator has it, under no label, and the further ones.
+
+  The one that trained the model is among them, under `training`, if it is on this machine and
+  another: what it sees, and the other does not, is no recovery.
+  """
   encoders = {'': evaluator.embed} if evaluator.embed is not None else {}
   further = baselines.named_pairs(config.suite.encoders, 'config.suite.encoders')
+  is_here = trained_with is not None and _digest(trained_with['weights']) is not None
+  if encoders and is_here and not same_weights(trained_with, config.metric_encoder):
+    further.setdefault('training', '{name}:{weights}'.format(**trained_with))
   for label, value in further.items():
     name, _, weights = value.partition(':')
     encoders[label] = Remembered(Embedder(load_encoder(name, weights)))

@@ -53,18 +53,19 @@ class Rows:
 
 
 def summarise(
-  rows: Rows, groups: Mapping[str, np.ndarray], *, resamples: int
+  rows: Rows, groups: Mapping[str, np.ndarray], *, resamples: int, own_pristine: bool = False
 ) -> dict[str, dict[str, dict[str, Figure]]]:
   """Figures of each method and group.
 
   Args:
     rows: the examples.
-    groups: indices of each group's examples; the group `pristine` has no AUC.
+    groups: indices of each group's examples; one of pristine photographs alone has no AUC.
     resamples: of the bootstrap.
+    own_pristine: tell a group's forged photographs from the pristine ones of the people that were
+      covered in it, as groups of people need, instead of from all.
 
   Returns:
-    {method: {group: {name: {'value', 'low', 'high'}}}}; 'low' and 'high' bound 95 %. Every group
-    of forged photographs is told from all pristine ones.
+    {method: {group: {name: {'value', 'low', 'high'}}}}; 'low' and 'high' bound 95 %.
   """
   result = {method: {} for method in rows.methods}
   pristine = np.array([i for i, e in enumerate(rows.examples) if e['label'] == 0], int)
@@ -75,18 +76,24 @@ def summarise(
       )
       for role in ('source', 'target')
     }
-    judged = indices if group == PRISTINE else np.union1d(indices, pristine)
+    honest = not any(rows.examples[i]['label'] for i in indices)
+    judged = indices if honest else np.union1d(indices, pristine)
+    if own_pristine and not honest:
+      covered = {rows.examples[i]['target_person'] for i in indices}
+      judged = np.array([i for i in judged if rows.examples[i]['target_person'] in covered], int)
     judged_weights = bootstrap.person_weights(
       [rows.examples[i]['target_person'] for i in judged], resamples
     )
     for method in rows.methods:
       figures = {}
       for name in rows.names(method):
-        if group == PRISTINE and name.startswith('source_'):
+        if honest and name.startswith('source_'):
           continue  # Nobody was pasted into a pristine photograph.
         values = rows.values(method, name)[indices]
         figures[name] = mean_figure(values, weights[columns.person_of(name)])
-      figures |= detection_figures(rows, method, judged, judged_weights, group == PRISTINE)
+        if name == 'target_psnr':
+          figures['target_psnr_pooled'] = pooled_psnr(values, weights['target'])
+      figures |= detection_figures(rows, method, judged, judged_weights, honest)
       result[method][group] = {
         name: figure for name, figure in figures.items() if figure['value'] is not None
       } | {'examples': {'value': len(indices), 'low': None, 'high': None}}
@@ -98,6 +105,21 @@ def mean_figure(values: np.ndarray, weights: np.ndarray) -> Figure:
   if not np.isfinite(values).any():
     return figure(np.nan, (np.nan, np.nan))
   return figure(np.nanmean(values), bootstrap.interval(bootstrap.weighted_mean(values, weights)))
+
+
+def pooled_psnr(values: np.ndarray, weights: np.ndarray) -> Figure:
+  """The PSNR of the mean squared error of images whose PSNRs are (n,) values, in dB.
+
+  A mean of PSNRs counts an image that nothing changed as 100 dB, whatever became of the others.
+  """
+  error = mean_figure(10 ** (-values / 10), weights)
+  decibel = lambda x: None if x is None else -10 * float(np.log10(x))
+  # The largest error is the lowest PSNR.
+  return {
+    'value': decibel(error['value']),
+    'low': decibel(error['high']),
+    'high': decibel(error['low']),
+  }
 
 
 def detection_figures(
