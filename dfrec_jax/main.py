@@ -55,11 +55,10 @@ def main(argv: list[str]) -> None:
 
     logging.info('%d process(es), %s', jax.process_count(), jax.devices())
     if 'metric_encoder' in config:  # Defaults depend on which files there are.
-      logging.info(
-        'Identity: trained through %s, measured by %s.',
-        config.loss.identity_encoder.weights or 'nothing',
-        config.metric_encoder.weights or 'nothing',
-      )
+      if _MODE.value == 'train':
+        trains = config.loss.identity_encoder.weights or 'nothing'
+        logging.info('Identity is trained through %s.', trains)
+      logging.info('Identity is measured by %s.', config.metric_encoder.weights or 'nothing')
     if _MODE.value == 'train':
       train.train(config, workdir)
     else:
