@@ -24,9 +24,7 @@ def composite_mask(mask: jax.Array, dilation: int, softness: float) -> jax.Array
   """
   # A sigmoid is never quite 0: what is surely out must be, or nothing would stay untouched.
   x = jnp.clip((mask.astype(jnp.float32) - _SURELY_OUT) / (_SURELY_IN - _SURELY_OUT), 0, 1)
-  if dilation > 0:
-    side = 2 * dilation + 1
-    x = nn.max_pool(nn.max_pool(x, (side, 1), padding='SAME'), (1, side), padding='SAME')
+  x = _dilate(x, dilation)
   if softness > 0:
     radius = int(np.ceil(3 * softness))
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / softness) ** 2)
@@ -34,6 +32,28 @@ def composite_mask(mask: jax.Array, dilation: int, softness: float) -> jax.Array
     for axis in (1, 2):
       x = _blur(x, kernel, axis)
   return jnp.clip(x, 0, 1).astype(mask.dtype)
+
+
+def fill_holes(mask: jax.Array, radius: int) -> jax.Array:
+  """The mask with holes and notches of up to twice `radius` pixels filled: a closing by a square.
+
+  Args:
+    mask: (B, H, W, 1) in [0, 1].
+    radius: pixels by which it grows and shrinks again.
+
+  Returns:
+    (B, H, W, 1) in [0, 1], nowhere below `mask`.
+  """
+  # Room to grow: what lies between the mask and the image's edge is no hole.
+  room = ((0, 0), (radius, radius), (radius, radius), (0, 0))
+  filled = -_dilate(-_dilate(jnp.pad(mask, room), radius), radius)
+  return filled[:, radius : filled.shape[1] - radius, radius : filled.shape[2] - radius]
+
+
+def _dilate(x, pixels):
+  """Each pixel's largest neighbour in a square; what is beyond the edges does not count."""
+  side = 2 * pixels + 1
+  return nn.max_pool(nn.max_pool(x, (side, 1), padding='SAME'), (1, side), padding='SAME')
 
 
 def _blur(x, kernel, axis):

@@ -42,14 +42,14 @@ def for_recovery(model: DFREC, variables: Mapping[str, Any]) -> tuple[DFREC, Map
   return model.clone(stacked=False), {**variables, 'params': unstack(variables['params'])}
 
 
-def where_source_is_residual(model: DFREC, composite_mask: np.ndarray) -> bool | np.ndarray:
+def where_source_is_residual(model: DFREC, source_mask: np.ndarray) -> bool | np.ndarray:
   """Where the model's source is a change of the forged image, as `to_photograph` takes it.
 
   Args:
     model: whose source it is.
-    composite_mask: (H, W, 1) in [0, 1], of that image.
+    source_mask: (H, W, 1) in [0, 1], of that image.
   """
-  return composite_mask if model.surrounds_with_grey else model.source_residual
+  return source_mask if model.surrounds_with_grey else model.source_residual
 
 
 def recover_batch(
@@ -80,7 +80,7 @@ def recover_batch(
     weight = out['composite_mask'][i] if model.composite else None
     recovered.append(
       Recovery(
-        source=restore('source', where_source_is_residual(model, out['composite_mask'][i])),
+        source=restore('source', where_source_is_residual(model, out['source_mask'][i])),
         target=restore('target', model.target_residual, weight),
         mask=mask_to_photograph(out['mask'][i], photograph),
         score=float(out['score'][i]),

@@ -111,8 +111,9 @@ def descend(
 def make_predict_step(model: DFREC) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:
   """The function (variables, forged uint8 (B, H, W, 3), key) -> what recovery needs.
 
-  It answers `mask`, `composite_mask` (B, H, W, 1), `score` (B,): the probability of a forgery,
-  and `forged`, `source`, `target` (B, H, W, 3), the target before compositing; all in [0, 1].
+  It answers `mask`, `composite_mask`, `source_mask` (B, H, W, 1), `score` (B,): the probability of
+  a forgery, and `forged`, `source`, `target` (B, H, W, 3), the target before compositing; all in
+  [0, 1].
   The key draws the order of the patches.
   """
 
@@ -123,6 +124,7 @@ def make_predict_step(model: DFREC) -> Callable[[Any, jax.Array, jax.Array], dic
     return {
       'mask': outputs.mask,
       'composite_mask': outputs.composite_mask,
+      'source_mask': outputs.source_mask,
       'score': jax.nn.softmax(outputs.class_logits)[:, 1],
       'forged': forged,
       'source': outputs.source,

@@ -74,14 +74,16 @@ def test_every_size_has_its_shapes(size):
 
 def test_a_residual_model_starts_from_the_forged_image(default):
   out = run(*default, images(), guide=square())
-  where = out.composite_mask
+  where = out.source_mask
   assert (where[:, :6, :6] > 0.999).all() and not where[:, 16:].any()
+  assert (where >= out.composite_mask).all()
   np.testing.assert_allclose(out.source, where * images() + (1 - where) * GREY, atol=1e-6)
   np.testing.assert_array_equal(out.source, out.uncorrected)
   np.testing.assert_allclose(out.target, images(), atol=1e-6)
   model, variables = default
   whole = run(model.clone(grey_surroundings=False), variables, images(), guide=square())
   np.testing.assert_array_equal(whole.source, images())
+  np.testing.assert_array_equal(whole.source_mask, 1)
 
 
 def test_the_source_stands_on_grey_and_is_corrected_inside_the_mask_alone(default):
@@ -89,7 +91,7 @@ def test_the_source_stands_on_grey_and_is_corrected_inside_the_mask_alone(defaul
   variables = jax.tree.map(lambda x: x, variables)
   variables['params']['sirm']['output']['bias'] += 0.1
   out = run(model, variables, 0.5 * images(), guide=square())
-  where = out.composite_mask
+  where = out.source_mask
   np.testing.assert_allclose(out.source - out.uncorrected, 0.1 * where * jnp.ones(3), atol=1e-6)
   np.testing.assert_allclose(out.source[:, 16:], GREY, atol=1e-6)
   assert (where[:, 0, 0] > 0.999).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dfrec_jax import masking
-from dfrec_jax.compositing import composite_mask
+from dfrec_jax.compositing import composite_mask, fill_holes
 
 PATCH, SIDE = 4, 8  # 64 patches
 
@@ -118,6 +118,19 @@ def test_a_composite_mask_is_zero_far_away_and_one_inside():
 
 def test_a_composite_mask_covers_the_image_where_the_mask_does():
   np.testing.assert_allclose(composite_mask(jnp.ones((1, 16, 16, 1)), 3, 1.5), 1, atol=1e-6)
+
+
+def test_holes_are_filled_and_outlines_kept():
+  face = jnp.zeros((1, 64, 64, 1)).at[:, :40, 16:48].set(0.9)  # At the image's edge.
+  np.testing.assert_array_equal(fill_holes(face, 6), face)
+  near = jnp.zeros((1, 64, 64, 1)).at[:, 4:30, 4:30].set(0.9)
+  np.testing.assert_array_equal(fill_holes(near, 6), near)
+  torn = face.at[:, 10:20, 20:30].set(0.1).at[:, 24:30, 40:].set(0.0)
+  np.testing.assert_array_equal(fill_holes(torn, 6), face)
+  # Of 15 pixels a side, more than twice the radius.
+  np.testing.assert_array_equal(
+    fill_holes(face.at[:, 12:27, 24:39].set(0.1), 6)[:, 19, 31], np.float32(0.1)
+  )
 
 
 def test_a_composite_mask_keeps_its_type():

@@ -53,6 +53,7 @@ def _outputs(batch, source=None, target=None):
     predicted_mask=batch['mask'],
     mask=batch['mask'],
     composite_mask=batch['mask'],
+    source_mask=batch['mask'],
     source=batch['source'] if source is None else source,
     uncorrected=batch['forged'],
     target=target,

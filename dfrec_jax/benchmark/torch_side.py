@@ -79,6 +79,7 @@ class Recovery:
     return {
       'mask': last(out.mask),
       'composite_mask': last(out.composite_mask),
+      'source_mask': last(out.source_mask),
       'score': out.class_logits.float().softmax(1)[:, 1],
       'source': last(out.source),
       'target': last(out.target_raw),

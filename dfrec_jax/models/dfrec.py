@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfrec_jax import masking
-from dfrec_jax.compositing import composite_mask
+from dfrec_jax.compositing import composite_mask, fill_holes
 from dfrec_jax.errors import InputError
 from dfrec_jax.models import layers, sizes
 from dfrec_jax.models.identity_segmentation import IdentitySegmentation
@@ -31,6 +31,8 @@ PARTS = ('ism_mask', 'guided_masking', 'target_tokens', 'tirm')
 LATER_SETTINGS = {'without': '', 'grey_surroundings': False, 'refinement': 0}
 # What surrounds the recovered source: a level of 8 bits, so that it is rounded everywhere alike.
 GREY = 128 / 255
+# Holes of the source's mask are filled up to twice this share of the image's side.
+FILLED = 1 / 8
 # Fields that are no settings: linen's own, and how parameters lie in memory (files have them
 # stacked).
 _NO_SETTINGS = {'parent', 'name', 'stacked'}
@@ -51,6 +53,7 @@ class Outputs:
     predicted_mask: (B, H, W, 1) in [0, 1].
     mask: (B, H, W, 1), the mask that guided; no gradient reaches the ISM through it.
     composite_mask: (B, H, W, 1) in [0, 1], where the target is taken from the TIRM.
+    source_mask: (B, H, W, 1) in [0, 1], where the source shows a face, and not grey.
     source: (B, H, W, 3), who was pasted; in [0, 1] outside training, as all pictures.
     uncorrected: (B, H, W, 3), the forged image as `source` shows it before any correction.
     target: (B, H, W, 3), who was covered; composited if the model does.
@@ -67,6 +70,7 @@ class Outputs:
   predicted_mask: jax.Array
   mask: jax.Array
   composite_mask: jax.Array
+  source_mask: jax.Array
   source: jax.Array
   uncorrected: jax.Array
   target: jax.Array
@@ -191,9 +195,8 @@ class DFREC(nn.Module):
     pasted = forged if self.without == 'ism_mask' else mask * forged
     composited = composite_mask(mask, self.composite_dilation, self.composite_softness)
     source = self._sirm(size, kept.shape[1])(pasted, forged, train=train)
-    # Compositing's mask hesitates less than the raw one, and less of the face is lost to grey.
-    cut_out = lambda face: composited * face + (1 - composited) * GREY
-    surround = cut_out if self.surrounds_with_grey else lambda face: face
+    shown_source = self._source_mask(composited)
+    surround = lambda face: shown_source * face + (1 - shown_source) * GREY
     tokens = source.target_tokens
     if self.without == 'target_tokens':
       tokens = jnp.zeros_like(tokens)
@@ -209,6 +212,7 @@ class DFREC(nn.Module):
       predicted_mask=predicted,
       mask=mask,
       composite_mask=composited,
+      source_mask=shown_source,
       source=surround(source.source),
       uncorrected=surround(forged),
       target=blend if self.composite else target.target,
@@ -275,6 +279,12 @@ class DFREC(nn.Module):
       progress=progress,
       same_draws=not train,
     )
+
+  def _source_mask(self, composited):
+    if not self.surrounds_with_grey:
+      return jnp.ones_like(composited)
+    # A face has no holes: where the mask hesitates inside of it, less is lost to grey.
+    return fill_holes(composited, int(FILLED * self.image_size))
 
   def _sirm(self, size, token_count):
     return SourceReconstruction(

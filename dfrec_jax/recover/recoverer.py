@@ -63,7 +63,7 @@ class Prediction:
     seen: (h, w, 3) in [0, 1], the crop as the model saw it.
     source: (h, w, 3) in [0, 1].
     target: (h, w, 3) in [0, 1], the mean over the draws, before compositing.
-    mask, composite_mask: (h, w, 1) in [0, 1].
+    mask, composite_mask, source_mask: (h, w, 1) in [0, 1].
     spread: (h, w, 1), standard deviation of the target over the draws, mean over the channels.
     score, false_alarm_rate, swapped: as in `Recovered`.
   """
@@ -73,6 +73,7 @@ class Prediction:
   target: np.ndarray
   mask: np.ndarray
   composite_mask: np.ndarray
+  source_mask: np.ndarray
   spread: np.ndarray
   score: float
   false_alarm_rate: float | None
@@ -201,7 +202,7 @@ class Recoverer:
     restore = functools.partial(to_photograph, image, p.seen)
     inside = p.mask.sum()
     return Recovered(
-      source=restore(p.source, residual=where_source_is_residual(model, p.composite_mask)),
+      source=restore(p.source, residual=where_source_is_residual(model, p.source_mask)),
       target=restore(p.target, residual=model.target_residual, weight=weight),
       mask=mask_to_photograph(p.mask, image),
       score=p.score,
@@ -266,6 +267,7 @@ def _predict(model, draws, variables, images, seed):
       'source': outputs.source,
       'mask': outputs.mask,
       'composite_mask': outputs.composite_mask,
+      'source_mask': outputs.source_mask,
       'score': score,
     }
     return shared, outputs.target_raw

@@ -28,6 +28,7 @@ class Outputs(NamedTuple):
     predicted_mask: (B, 1, H, W) in [0, 1].
     mask: (B, 1, H, W), the mask that guided; no gradient reaches the ISM through it.
     composite_mask: (B, 1, H, W) in [0, 1], where the target is taken from the TIRM.
+    source_mask: (B, 1, H, W) in [0, 1], where the source shows a face, and not grey.
     source: (B, 3, H, W), who was pasted; in [0, 1] outside training, as all pictures.
     uncorrected: (B, 3, H, W), the forged image as `source` shows it before any correction.
     target: (B, 3, H, W), who was covered; composited if the model does.
@@ -43,6 +44,7 @@ class Outputs(NamedTuple):
   predicted_mask: torch.Tensor
   mask: torch.Tensor
   composite_mask: torch.Tensor
+  source_mask: torch.Tensor
   source: torch.Tensor
   uncorrected: torch.Tensor
   target: torch.Tensor
@@ -202,8 +204,10 @@ class DFREC(nn.Module):
       partition = self._partition(mask, noise, progress)
     composited = masking.composite_mask(mask, self.composite_dilation, self.composite_softness)
     source = self.sirm(mask * forged, forged)
-    cut_out = lambda face: composited * face + (1 - composited) * dfrec.GREY
-    surround = cut_out if self.surrounds_with_grey else lambda face: face
+    shown_source = torch.ones_like(composited)
+    if self.surrounds_with_grey:
+      shown_source = masking.fill_holes(composited, int(dfrec.FILLED * self.image_size))
+    surround = lambda face: shown_source * face + (1 - shown_source) * dfrec.GREY
     shown = composited if self.composite else torch.ones_like(composited)
     target = self.tirm(normalised, forged, *partition, source.target_tokens, shown)
     blend = composited * target.target + (1 - composited) * forged
@@ -213,6 +217,7 @@ class DFREC(nn.Module):
       predicted_mask=predicted,
       mask=mask,
       composite_mask=composited,
+      source_mask=shown_source,
       source=surround(source.source),
       uncorrected=surround(forged),
       target=blend if self.composite else target.target,

@@ -89,10 +89,7 @@ def composite_mask(mask: torch.Tensor, dilation: int, softness: float) -> torch.
   """
   # A sigmoid is never quite 0: what is surely out must be, or nothing would stay untouched.
   x = ((mask - 0.1) / (0.9 - 0.1)).clamp(0, 1)
-  if dilation > 0:
-    side = 2 * dilation + 1
-    x = F.max_pool2d(x, (side, 1), stride=1, padding=(dilation, 0))
-    x = F.max_pool2d(x, (1, side), stride=1, padding=(0, dilation))
+  x = _dilate(x, dilation)
   if softness > 0:
     radius = int(np.ceil(3 * softness))
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / softness) ** 2)
@@ -101,3 +98,17 @@ def composite_mask(mask: torch.Tensor, dilation: int, softness: float) -> torch.
     x = F.pad(x, (radius, radius, radius, radius), mode='replicate')
     x = F.conv2d(F.conv2d(x, kernel.reshape(1, 1, -1, 1)), kernel.reshape(1, 1, 1, -1))
   return x.clamp(0, 1)
+
+
+def fill_holes(mask: torch.Tensor, radius: int) -> torch.Tensor:
+  """The mask (B, 1, H, W) with holes and notches of up to twice `radius` pixels filled."""
+  # Room to grow: what lies between the mask and the image's edge is no hole.
+  filled = -_dilate(-_dilate(F.pad(mask, 4 * (radius,)), radius), radius)
+  return filled[:, :, radius : filled.shape[2] - radius, radius : filled.shape[3] - radius]
+
+
+def _dilate(x, pixels):
+  """Each pixel's largest neighbour in a square; what is beyond the edges does not count."""
+  side = 2 * pixels + 1
+  x = F.max_pool2d(x, (side, 1), stride=1, padding=(pixels, 0))
+  return F.max_pool2d(x, (1, side), stride=1, padding=(0, pixels))
