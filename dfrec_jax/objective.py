@@ -14,7 +14,7 @@ from dfrec_jax.encoders.registry import FrozenEncoder, load_encoder
 from dfrec_jax.errors import InputError
 from dfrec_jax.models import layers
 from dfrec_jax.models.dfrec import Outputs
-from dfrec_jax.models.partitioning import interleave, separate
+from dfrec_jax.models.partitioning import constrain, interleave, separate
 from dfrec_jax.models.target_reconstruction import patchify, take
 
 Batch = Mapping[str, jax.Array]
@@ -100,6 +100,7 @@ def objective(
     weights: weight by the name of the term's family.
     twin_segmentation: how much the mask of a twin counts beside an example's.
     encoded_examples: how many of the batch the frozen encoders see, forged ones first; 0 for all.
+      On a mesh they are divided over those axes, from the first on, that divide their number.
   """
   forged = (batch['label'] == 1).astype(jnp.float32)
   families = _families(outputs, batch, forged, twin_segmentation)
@@ -116,7 +117,8 @@ def objective(
   }
   if encoded_examples:
     chosen = jnp.argsort(-forged, stable=True)[:encoded_examples]
-    faces = jax.tree.map(lambda x: x[chosen], faces)
+    # Else every device might take all of them.
+    faces = jax.tree.map(lambda x: constrain(x[chosen], 'batch'), faces)
   recovery = _recovery_terms(faces, encoders, encoder_params, weights)
   for name, value in recovery.items():
     total += weights[name.split('_')[0]] * value
@@ -183,7 +185,10 @@ def _true_patches(outputs: Outputs, target: jax.Array) -> jax.Array:
 def _recovery_terms(faces, encoders, encoder_params, weights):
   """L_id, L_perc and L_attr; each encoder sees recovered and true faces once."""
   forged = faces['forged']
-  recovered, true = map(interleave, faces['source'], faces['target'])
+  recovered, true = (
+    constrain(interleave(*people), 'batch')
+    for people in zip(faces['source'], faces['target'], strict=True)
+  )
   terms = {}
   seen = {}
 

@@ -14,7 +14,8 @@ RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}       # v2-alpha-tpuv5 for v5p, v2-alpha
 CAPACITY=${CAPACITY:---spot}                  # empty for on-demand, --reserved for a reservation
 BUCKET=${BUCKET:?name the bucket of data, code and runs: BUCKET=my-bucket}
 RUN=${RUN:-ffpp}                              # the workdir is gs://BUCKET/runs/RUN
-CONFIG=${CONFIG:-configs/ffpp.py:root=gs://$BUCKET/ffpp,encoder=mobilefacenet.npz,batch_size=16384}
+DATA=${DATA:-gs://$BUCKET/ffpp}               # the prepared data
+CONFIG=${CONFIG:-configs/ffpp.py:root=$DATA,encoder=mobilefacenet.npz,batch_size=16384,fsdp=4}
 FLAGS=${FLAGS:-}                              # more flags: --config.compiler_options=overlap ...
 WEIGHTS=${WEIGHTS:-gs://$BUCKET/weights/*}    # files of the frozen encoders, copied beside the code
 CODE=gs://$BUCKET/code/dfrec_jax.tar.gz

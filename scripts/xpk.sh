@@ -15,7 +15,8 @@ RESTARTS=${RESTARTS:-50}                    # of a workload that ended early: it
 BUCKET=${BUCKET:?name the bucket of data and runs: BUCKET=my-bucket}
 RUN=${RUN:-ffpp}                            # the workdir is gs://BUCKET/runs/RUN
 IMAGE=${IMAGE:-gcr.io/$PROJECT/dfrec-jax}
-CONFIG=${CONFIG:-configs/ffpp.py:root=gs://$BUCKET/ffpp,encoder=mobilefacenet.npz,batch_size=16384}
+DATA=${DATA:-gs://$BUCKET/ffpp}             # the prepared data
+CONFIG=${CONFIG:-configs/ffpp.py:root=$DATA,encoder=mobilefacenet.npz,batch_size=16384,fsdp=4}
 FLAGS=${FLAGS:-}
 WEIGHTS=${WEIGHTS:-gs://$BUCKET/weights/*}
 

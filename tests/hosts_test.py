@@ -62,6 +62,18 @@ def run(argv):
   pathlib.Path(flags.FLAGS.workdir, 'compiled.json').write_text(json.dumps(after_step))
 app.run(run)
 """
+# Trains with a pause at each step: a signal is heard within a second or so, before the last one.
+SLOWLY = """
+import time
+from absl import app
+from dfrec_jax import main, metric_logging
+add = metric_logging.MetricLogger.add
+def slowly(self, step, metrics):
+  time.sleep(0.5)
+  add(self, step, metrics)
+metric_logging.MetricLogger.add = slowly
+app.run(main.main)
+"""
 
 
 def _command(workdir, *start: str) -> list[str]:
@@ -72,10 +84,11 @@ def _command(workdir, *start: str) -> list[str]:
   ]  # fmt: skip
 
 
-def _start(workdir, count: int) -> list[subprocess.Popen]:
+def _start(workdir, count: int, *start: str) -> list[subprocess.Popen]:
   """So many processes of one device each, on loopback."""
   address = f'localhost:{_free_port()}'
-  command = [*_command(workdir, '-m', 'dfrec_jax.main'), f'--coordinator_address={address}']
+  start = start or ('-m', 'dfrec_jax.main')
+  command = [*_command(workdir, *start), f'--coordinator_address={address}']
   who = lambda i: {'JAX_NUM_PROCESSES': str(count), 'JAX_PROCESS_ID': str(i)}
   return [
     subprocess.Popen(
@@ -86,10 +99,17 @@ def _start(workdir, count: int) -> list[subprocess.Popen]:
   ]  # fmt: skip
 
 
-def _finish(processes: list[subprocess.Popen]) -> None:
-  for process in processes:
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output[-3000:]
+def _finish(processes: list[subprocess.Popen]) -> list[str]:
+  """What they wrote, once all of them have ended well."""
+  outputs = []
+  try:
+    for process in processes:
+      output, _ = process.communicate(timeout=600)
+      assert process.returncode == 0, output[-3000:]
+      outputs.append(output)
+  finally:
+    _end(processes)
+  return outputs
 
 
 def _end(processes: list[subprocess.Popen]) -> None:
@@ -161,6 +181,25 @@ def test_four_processes_of_which_one_is_killed_resume_as_two(alone, tmp_path):
     assert reached < STEPS
   finally:
     _end(processes)
+  _finish(_start(tmp_path, 2))
+  _assert_same(tmp_path, alone)
+
+
+@pytest.mark.exhaustive
+def test_sigterm_to_one_of_two_stops_both_after_the_same_step(alone, tmp_path):
+  processes = _start(tmp_path, 2, '-c', SLOWLY)
+  try:
+    _wait_for_step(tmp_path, 2, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = _finish(processes)
+  finally:
+    _end(processes)
+  said = [re.search(r'Stopped by SIGTERM at step (\d+)', output) for output in outputs]
+  assert all(said), outputs
+  step = max(_losses(tmp_path))
+  assert [int(match[1]) for match in said] == [step, step]
+  assert step < STEPS
+  assert (tmp_path / 'checkpoints' / str(step)).is_dir()
   _finish(_start(tmp_path, 2))
   _assert_same(tmp_path, alone)
 

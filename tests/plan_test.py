@@ -180,6 +180,28 @@ def test_gathers_of_whole_parameters_outside_fsdp_are_named(program):
   )
 
 
+def test_every_array_of_a_combined_gather_counts_also_reshaped():
+  start = (
+    '((f32[512]{0}, bf16[256,3,16,64]{3,2,1,0}), (f32[1024]{0}, bf16[512,3,16,64]{3,2,1,0}), '
+    'u32[]{:S(2)}) all-gather-start(%a, %b), replica_groups={{0,2},{1,3}}, dimensions={0}'
+  )
+  done = '(f32[1024]{0}, bf16[512,3,16,64]{3,2,1,0}) all-gather-done(%s)'
+  module = hlo.parse(
+    'ENTRY %m (a: x) -> x {\n  %a = f32[512]{0} parameter(0)\n'
+    '  %b = bf16[256,3,16,64]{3,2,1,0} parameter(1)\n'
+    f'  %s = {start}\n  ROOT %d = {done}\n}}\n'
+  )
+  (gather,) = collectives.find(module, MESH, {}, {})
+  assert [str(array) for array in gather.arrays] == ['f32[1024]', 'bf16[512,3,16,64]']
+  assert (gather.axes, gather.bytes) == (('data',), 4 * 1024 + 2 * 512 * 3072)
+  shapes = lambda *dims: {'kernel': jax.ShapeDtypeStruct(dims, jnp.float32)}
+  named = ['bf16[512,3,16,64] over data: ']
+  assert step_plan.outside_fsdp([gather], shapes(6, 512, 3072)) == named
+  # As many elements, and no side alike; and an activation of other size.
+  assert step_plan.outside_fsdp([gather], shapes(1536, 1024)) == []
+  assert step_plan.outside_fsdp([gather], shapes(512, 4096)) == []
+
+
 def _convolution(shape, left, right, attributes):
   text = f'ENTRY %m (a: x) -> x {{\n  %a = {left} parameter(0)\n  %b = {right} parameter(1)\n'
   module = hlo.parse(f'{text}  ROOT %c = {shape} convolution(%a, %b), {attributes}\n}}\n')
@@ -322,8 +344,9 @@ def test_the_table_tells_scaling_and_what_fits():
     _record(large, 128, 0, 14e9, fits=False, capacity=13e9, temporaries=[]),
   ]
   assert plan_table.scaling_efficiency(records[1], records) == 0.8
-  # 0.8 x 16 GB on the line from 64 at 8 GB to 128 at 14 GB.
-  assert plan_table.largest_batch(records[1], records) == 64 + int(4.8e9 // (6e9 / 64))
+  # 0.8 x 16 GiB on the line from 64 at 8 GB to 128 at 14 GB.
+  spare = 0.8 * 16 * 2**30 - 8e9
+  assert plan_table.largest_batch(records[1], records) == 64 + int(spare // (6e9 / 64))
   rows = plan_table.table(records).splitlines()
   assert len({row.count('|') for row in rows}) == 1
   assert '80.0%' in rows[3] and 'does not fit' in rows[4]

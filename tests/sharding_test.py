@@ -1,5 +1,6 @@
 """What lives where on a mesh, and that a mesh changes no result."""
 
+import dataclasses
 import functools
 import math
 
@@ -13,10 +14,12 @@ import pytest
 
 from configs import ffpp, quickstart
 from dfrec_jax import checkpointing, sharding
+from dfrec_jax.encoders.registry import FrozenEncoder
 from dfrec_jax.errors import InputError
 from dfrec_jax.models import layers, partitioning, remat
+from dfrec_jax.models.dfrec import Outputs
 from dfrec_jax.models.sizes import SIZES
-from dfrec_jax.objective import Encoders
+from dfrec_jax.objective import Encoders, objective
 from dfrec_jax.optimizer import make_optimizer
 from dfrec_jax.programs import compile_ahead, compiler_options
 from dfrec_jax.train_state import plan_state
@@ -30,6 +33,11 @@ MESHES = {'8x1x1': (8, 1, 1), '4x2x1': (4, 2, 1), '2x2x2': (2, 2, 2), '1x8x1': (
 EXTENTS = {'data': 2, 'fsdp': 4, 'tensor': 2}
 # Without its back end's optimisations XLA compiles a step in half the time.
 QUICK = {'xla_backend_optimization_level': 0}
+
+
+def _automatic(*shape):
+  axis_types = (jax.sharding.AxisType.Auto,) * len(sharding.AXES)
+  return jax.make_mesh(shape, sharding.AXES, axis_types=axis_types)
 
 
 def _boxed(**settings):
@@ -103,9 +111,7 @@ def test_a_dimension_is_divided_over_the_axes_that_divide_it(shape, names, expec
 
 
 def test_constraints_divide_activations_and_refuse_unknown_names():
-  mesh = jax.make_mesh(
-    (2, 2, 2), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(sharding.AXES)
-  )
+  mesh = _automatic(2, 2, 2)
 
   def compiled(*names):
     function = lambda x: partitioning.constrain(x + 1, *names)
@@ -116,6 +122,38 @@ def test_constraints_divide_activations_and_refuse_unknown_names():
   with pytest.raises(KeyError, match='secuences'):
     compiled('secuences')
   np.testing.assert_array_equal(partitioning.constrain(jnp.ones(3), 'secuences'), 1)  # No mesh.
+
+
+# Of 32 examples; two faces of each go through the encoder. 6 are no multiple of the devices.
+@pytest.mark.parametrize(('encoded', 'of_a_device'), [(0, 8), (16, 4), (6, 3)])
+def test_each_device_encodes_its_share_of_the_chosen_examples(encoded, of_a_device):
+  maps = []
+
+  def both(params, images):
+    maps.append(jnp.einsum('bhwc,cd->bhwd', images, params))
+    return None, (maps[-1],)
+
+  encoders = Encoders(perceptual=FrozenEncoder('fake', jnp.ones((3, 5)), None, both))
+  weights = dict.fromkeys(quickstart.get_config().loss.weights, 0.0) | {'perceptual': 1.0}
+
+  @nn.logical_axis_rules(sharding.RULES)
+  def total(recovered, batch, params):
+    fields = dict.fromkeys((field.name for field in dataclasses.fields(Outputs)), None)
+    outputs = Outputs(**fields | {'source': recovered, 'target': recovered})
+    loss, _ = objective(outputs, batch, encoders, params, weights, encoded_examples=encoded)
+    return loss, maps
+
+  mesh = _automatic(2, 2, 2)
+  rows = sharding.batch_sharding(mesh)
+  images = jax.ShapeDtypeStruct((32, 8, 8, 3), jnp.float32, sharding=rows)
+  batch = {name: jax.ShapeDtypeStruct((32,), int, sharding=rows) for name in ('label', 'has_mask')}
+  batch |= {'source': images, 'target': images}
+  with jax.set_mesh(mesh):
+    lowered = jax.jit(jax.grad(total, has_aux=True)).lower(images, batch, encoders.params)
+  _, found = lowered.compile().output_shardings
+  shape = 2 * (encoded or 32), 8, 8, 5
+  # Recovered faces and true ones.
+  assert [where.shard_shape(shape)[0] for where in found] == [of_a_device] * 2
 
 
 def test_interleaved_arrays_come_apart():

@@ -77,13 +77,11 @@ def _run() -> None:
   batches = _numbers('batch', _BATCH.value)
   if len(batches) > 1 and not (_SWEEP.value or _PLAN.value):
     raise InputError('--batch takes several numbers only with --sweep or --plan.')
-  if _SUITE.value and not _OUTPUT.value:
-    raise InputError('--suite needs --output=FOLDER.')
+  if _EFFORT.value is not None and not _PLAN.value:
+    raise InputError('--plan_effort goes with --plan.')
   if _SUITE.value:
     _run_suite(batches)
     return
-  if _EFFORT.value is not None and not _PLAN.value:
-    raise InputError('--plan_effort goes with --plan.')
   config = _CONFIG.value
   if _PLAN.value:
     from dfrec_jax.benchmark import plan
@@ -129,16 +127,26 @@ def _trace_folder() -> str:
 def _run_suite(batches: list[int]) -> None:
   from dfrec_jax.benchmark import suite
 
+  if not _OUTPUT.value:
+    raise InputError('--suite needs --output=FOLDER.')
+  own = ('what', 'parts', 'profile', 'trace', 'compilation_cache')
+  if given := [f'--{name}' for name in own if flags.FLAGS[name].present]:
+    raise InputError(f'--suite says {" and ".join(given)} of each item itself; leave it out.')
   # As given: each item is a process that parses it again.
   config = [x.partition('=')[2] for x in sys.argv if x.startswith('--config=')]
   if not config:
     raise InputError('--suite needs the configuration as --config=FILE.')
+  passed_on = lambda *names: [
+    flags.FLAGS[name].serialize() for name in names if flags.FLAGS[name].present
+  ]
   suite.run(
     config[-1],
     _OUTPUT.value,
     budget=_BUDGET.value,
     batch=batches[0] if batches else suite.BATCH,
-    overrides=[x for x in sys.argv if x.startswith('--config.')],
+    flags=[x for x in sys.argv if x.startswith('--config.')]
+    + passed_on('repeats', 'seconds', 'published'),
+    peer_flags=passed_on('peer_kinds'),
   )
 
 

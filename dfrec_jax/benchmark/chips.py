@@ -43,16 +43,17 @@ def _gpu(name, peak, hbm_bytes, hbm_bandwidth, nvlink_bandwidth, source):
 _DOCS = 'https://docs.cloud.google.com/tpu/docs/'
 _GIB = 2.0**30
 
-# Google gives both directions of a chip's links together; here is half of it. A GPU's figures are
-# those of the SXM module with the largest memory, without sparsity.
+# Google gives both directions of a chip's links together; here is half of it. Its GB of memory are
+# GiB: of the 16 of a v5e the compiler uses 15.75 GiB. A GPU's figures are those of the SXM module
+# with the largest memory, without sparsity.
 CHIPS = {
   chip.name: chip
   for chip in (
     # The links (six of 50 GB/s): Jouppi et al., arXiv 2304.01433, table 4.
     _tpu('v4', 275e12, 32 * _GIB, 1200e9, 300e9, _DOCS + 'v4'),
-    _tpu('v5e', 197e12, 16e9, 819e9, 200e9, _DOCS + 'v5e'),
+    _tpu('v5e', 197e12, 16 * _GIB, 819e9, 200e9, _DOCS + 'v5e'),
     _tpu('v5p', 459e12, 95 * _GIB, 2765e9, 600e9, _DOCS + 'v5p'),
-    _tpu('v6e', 918e12, 32e9, 1600e9, 400e9, _DOCS + 'v6e'),
+    _tpu('v6e', 918e12, 32 * _GIB, 1600e9, 400e9, _DOCS + 'v6e'),
     _gpu('A100', 312e12, 80e9, 2039e9, 300e9, 'https://www.nvidia.com/en-us/data-center/a100/'),
     _gpu('H100', 989.4e12, 80e9, 3350e9, 450e9, 'https://www.nvidia.com/en-us/data-center/h100/'),
     _gpu('H200', 989.4e12, 141e9, 4800e9, 450e9, 'https://www.nvidia.com/en-us/data-center/h200/'),

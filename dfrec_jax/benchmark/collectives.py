@@ -13,7 +13,7 @@ import re
 import jax
 import numpy as np
 
-from dfrec_jax.benchmark.hlo import Instruction, Module
+from dfrec_jax.benchmark.hlo import Array, Instruction, Module
 from dfrec_jax.benchmark.hlo_cost import Cost, part_of
 
 KINDS = (
@@ -33,8 +33,8 @@ class Collective:
 
   Attributes:
     kind: of `KINDS`.
-    shape: of what arrives, as XLA writes it.
-    dims: its first array's.
+    shape: of the first arrays that arrive, as XLA writes it.
+    arrays: what arrives, all of it: one exchange may carry several.
     bytes: what a chip has of it afterwards, each time it runs.
     sent: bytes that a chip sends over its links for it, each time.
     times: how often it runs in a step.
@@ -48,7 +48,7 @@ class Collective:
 
   kind: str
   shape: str
-  dims: tuple[int, ...]
+  arrays: tuple[Array, ...]
   bytes: float
   sent: float
   times: float
@@ -162,7 +162,7 @@ def _collective(span, module, mesh, times, hidden):
   return Collective(
     kind=kind,
     shape=', '.join(str(a) for a in held[:3]) + (', ...' if len(held) > 3 else ''),
-    dims=held[0].dims if held else (),
+    arrays=tuple(held),
     bytes=arrived,
     sent=size * _share(kind, count),
     times=times,
@@ -176,10 +176,10 @@ def _collective(span, module, mesh, times, hidden):
 
 
 def _gathered(instruction, held):
-  """Arrays of the result; a start's also holds its operands and semaphores."""
-  size = max((a.bytes for a in instruction.arrays), default=0)
-  largest = [a for a in instruction.arrays if a.bytes == size]
-  return largest if instruction.opcode.endswith('-start') else list(instruction.arrays) or held
+  """Arrays of the result; a start's stand behind as many operands, and before semaphores."""
+  if instruction.opcode.endswith('-start'):
+    return instruction.arrays[len(held) : 2 * len(held)]
+  return instruction.arrays or held
 
 
 def _share(kind: str, group: int) -> float:

@@ -1,6 +1,6 @@
 """What the command line does: measures, prints, writes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import pathlib
 from typing import Any
 
@@ -80,8 +80,8 @@ def sweep(
 ) -> None:
   """Measures batch sizes and numbers of devices; draws."""
   settings |= _for_all_points(config, what)
-  points = sweeping.sweep(config, what, batches=batches, devices=devices, done=_show, **settings)
-  output.json(f'sweep_{what}', points)
+  done = _keep(output, f'sweep_{what}')
+  points = sweeping.sweep(config, what, batches=batches, devices=devices, done=done, **settings)
   output.text(f'sweep_{what}', tables.points_table(points))
   if any(point['fits'] for point in points):
     model = config.model
@@ -94,10 +94,10 @@ def cost_with_size(
 ) -> None:
   """Measures image sizes and model sizes; draws."""
   settings |= _for_all_points(config, what)
+  done = _keep(output, f'cost_{what}')
   points = sweeping.cost_with_size(
-    config, what, sizes=sizes, image_sizes=sides, done=_show, **settings
+    config, what, sizes=sizes, image_sizes=sides, done=done, **settings
   )
-  output.json(f'cost_{what}', points)
   output.text(f'cost_{what}', tables.points_table(points))
   for name, figure in sweeping.cost_plots(points, what).items():
     output.figure(f'cost_{what}_{name}', figure)
@@ -107,6 +107,18 @@ def _for_all_points(config, what: str) -> dict[str, Any]:
   if what == 'input':
     raise InputError('--sweep and --cost_with_size measure train or recover, not input.')
   return {'peak': timing.peak_of(jax.devices()[0], config.model.dtype)}
+
+
+def _keep(output: Output, name: str) -> Callable[[dict[str, Any]], None]:
+  """Shows each point and writes all that are there: a run that is killed leaves them."""
+  points = []
+
+  def done(point):
+    points.append(point)
+    output.json(name, points)
+    _show(point)
+
+  return done
 
 
 def _show(point: dict[str, Any]) -> None:

@@ -113,6 +113,16 @@ def recomputed_flops(model: Mapping[str, Any], batch: int) -> dict[str, float]:
   return {name: batch * count.pointwise for name, count in counts.items()}
 
 
+def state_bytes(model: Mapping[str, Any], *, train: bool) -> float:
+  """Bytes of the layers' parameters in float32; in training also of both moments and the average.
+
+  A lower bound of what a step holds on a device that holds them whole: biases, norms and positions
+  (about a hundredth), gradients and activations come to it.
+  """
+  weights = sum(count.weights for count in forward_counts(model).values())
+  return 4.0 * weights * (4 if train else 1)
+
+
 class _Tokens:
   """How many tokens the TIRM handles."""
 

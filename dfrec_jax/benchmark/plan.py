@@ -17,8 +17,8 @@ from dfrec_jax.benchmark.topologies import Slice, parse_slice
 # 4 and 256 chips, of v5p the slice that is sold as v5p-128.
 SLICES = ('v5e:2x2', 'v5e:16x16', 'v6e:2x2', 'v6e:16x16', 'v5p:2x2x1', 'v5p:4x4x4')
 BATCH = 64  # images a chip, where none is given
-# Of the compiler: with the least L/16 takes minutes, with training's, 0, it did not end in half an
-# hour (docs/tpu_plan.md).
+# Of the compiler: with the least L/16 takes minutes, with training's, 0, it did not end in 26 of
+# one core (docs/tpu_plan.md).
 EFFORT = -1.0
 # What decides a program; the rest of a configuration does not.
 _SECTIONS = ('model', 'loss', 'mesh', 'masking', 'optimizer')

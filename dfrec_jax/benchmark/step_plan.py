@@ -170,21 +170,31 @@ def analyse(
 
 
 def outside_fsdp(exchanged: list[collectives.Collective], params: Any) -> list[str]:
-  """Gathers of a whole large parameter, or of one layer's, over another axis than `fsdp`."""
-  shapes = set()
+  """Gathers of a whole large parameter, or of one layer's, over another axis than `fsdp`.
+
+  A gathered array is taken for a parameter if it has as many elements and a side of the same
+  length, or only one side: the model reshapes kernels before it uses them. So an activation of as
+  many elements and of the parameter's width is mistaken for it, and a kernel of which no side is
+  left as it was is missed.
+  """
+  sides_by_size: dict[int, set[int]] = {}
   for leaf in jax.tree.leaves(params):
     for dims in (leaf.shape, leaf.shape[1:]):
       if math.prod(dims) >= _LARGE:
-        shapes.add(_key(dims))
+        sides_by_size.setdefault(math.prod(dims), set()).update(dims)
+
+  def whole_parameter(array):
+    known = sides_by_size.get(math.prod(array.dims), set())
+    sides = [side for side in array.dims if side != 1]
+    return bool(known) and (len(sides) == 1 or not known.isdisjoint(sides))
+
   return [
-    f'{c.shape} over {"+".join(c.axes)}: {c.op_name}'
+    f'{array} over {"+".join(c.axes)}: {c.op_name}'
     for c in exchanged
-    if c.kind == 'all-gather' and _key(c.dims) in shapes and set(c.axes) - {'fsdp'}
+    if c.kind == 'all-gather' and set(c.axes) - {'fsdp'}
+    for array in c.arrays
+    if whole_parameter(array)
   ]
-
-
-def _key(dims):
-  return tuple(sorted(side for side in dims if side != 1))
 
 
 def _settings(config, wanted, step):
@@ -222,7 +232,7 @@ def _counted(costs, xla):
 
 def _exchange(collective, chip):
   fields = dataclasses.asdict(collective)
-  del fields['dims']
+  del fields['arrays']
   needed = collective.sent / chip.ici_bandwidth
   hidden = collective.asynchronous and collective.hidden_s >= needed
   return fields | {'exposed_s': collective.exposed_s(chip.ici_bandwidth), 'overlapped': hidden}

@@ -40,6 +40,7 @@ ITEMS = (
   Item('peer_recover', ('--what=recover', '--published', '--peer=torch'), 0.95),
 )
 BATCH = 64
+_REMAT = '--config.model.remat'
 
 
 def run(
@@ -48,17 +49,22 @@ def run(
   *,
   budget: float,
   batch: int = BATCH,
-  overrides: Sequence[str] = (),
+  flags: Sequence[str] = (),
+  peer_flags: Sequence[str] = (),
   start: Callable[..., Any] = subprocess.run,
 ) -> list[dict[str, Any]]:
   """Runs the items one after the other, and writes `suite.json` after each.
+
+  `config.model.remat` is `none` unless `flags` say otherwise, since PyTorch's side of a comparison
+  keeps all of its activations too.
 
   Args:
     config: as given to `--config`.
     output: folder; each item has one in it, and a `log.txt`.
     budget: seconds for all of them.
     batch: examples a step.
-    overrides: `--config.FIELD=VALUE` of the command line.
+    flags: of the command line, for every item: `--config.FIELD=VALUE`, `--repeats=N` and so on.
+    peer_flags: for those that compare with PyTorch.
     start: starts a process.
 
   Returns:
@@ -66,12 +72,14 @@ def run(
     `seconds` and the `command`.
   """
   folder, end, found = pathlib.Path(output), time.monotonic() + budget, []
+  if not any(flag.partition('=')[0] == _REMAT for flag in flags):
+    flags = [f'{_REMAT}=none', *flags]
   for item in ITEMS:
     left = end - time.monotonic()
     command = [
       sys.executable, '-m', 'dfrec_jax.benchmark', f'--config={config}', f'--batch={batch}',
       f'--output={folder / item.name}', f'--compilation_cache={folder / "programs"}',
-      *item.flags, *overrides,
+      *item.flags, *flags, *(peer_flags if '--peer=torch' in item.flags else ()),
     ]  # fmt: skip
     begun = time.monotonic()
     status = (

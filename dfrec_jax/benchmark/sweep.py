@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from dfrec_jax.benchmark import plots
+from dfrec_jax.benchmark import flops, plots
 from dfrec_jax.benchmark.measure import WHOLE, measure
 from dfrec_jax.errors import InputError
 
@@ -111,6 +111,7 @@ def _point(config, what, devices, settings) -> Point:
     'flops': whole['flops'],
     'compile_seconds': whole['compile_seconds'],
     'planned_peak_bytes': report['memory']['planned_peak_bytes'],
+    'state_bytes': flops.state_bytes(config.model, train=what == 'train'),
   }
 
 
@@ -131,7 +132,8 @@ def cost_plots(points: Sequence[Point], what: str) -> dict[str, Any]:
   """Pictures by name: time and memory over image sizes and over model sizes.
 
   Beside the time stands the formula's FLOP at one speed, the geometric mean of all: where the time
-  grows as the formula says, the two run along each other.
+  grows as the formula says, the two run along each other. Beside the memory stands a lower bound:
+  the state alone, without activations.
   """
   figures = {}
   for axis, label in (('image_size', 'image size in pixels'), ('size', 'FLOP of the formula')):
@@ -149,6 +151,8 @@ def cost_plots(points: Sequence[Point], what: str) -> dict[str, Any]:
     figures[f'time_{axis}'] = plots.plot(
       [measured, formula], y_label='milliseconds a step', **words
     )
-    memory = plots.Curve('compiler', x, [p['planned_peak_bytes'] / 2**30 for p in of_axis])
-    figures[f'memory_{axis}'] = plots.plot([memory], y_label='memory in GiB', **words)
+    of_memory = lambda key, of=of_axis: [p[key] / 2**30 for p in of]
+    memory = plots.Curve('compiler', x, of_memory('planned_peak_bytes'))
+    least = plots.Curve('lower bound: the state', x, of_memory('state_bytes'), dashed=True)
+    figures[f'memory_{axis}'] = plots.plot([memory, least], y_label='memory in GiB', **words)
   return figures
