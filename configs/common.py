@@ -79,7 +79,8 @@ def base() -> ml_collections.ConfigDict:
       eps=1e-8,
       clip_norm=1.0,
       accumulate_steps=1,
-      # Learning rate of each network relative to `learning_rate`.
+      # Learning rate of each network relative to `learning_rate`; 0 freezes it, the statistics of
+      # its batch norms too.
       module_scale=dict(ism=1.0, sirm=1.0, tirm=1.0),
     )
   )

@@ -73,11 +73,24 @@ def make_train_step(
         twin_segmentation=config.loss.twin_segmentation,
         encoded_examples=config.loss.encoded_examples,
       )
-      return total, (terms, updated['batch_stats'])
+      scales = config.optimizer.module_scale
+      batch_stats = unless_frozen(state.batch_stats, updated['batch_stats'], scales)
+      return total, (terms, batch_stats)
 
     return descend(state, loss, tx, ema_decay=config.ema_decay)
 
   return train_step
+
+
+def unless_frozen(old: Any, new: Any, module_scale: Mapping[str, float]) -> Any:
+  """The batch statistics of each network: `new`, or `old` of one that does not learn.
+
+  Else a frozen segmentation would follow the statistics of the batches beside it, and its masks
+  would change.
+  """
+  return {
+    name: old[name] if module_scale.get(name, 1.0) == 0 else stats for name, stats in new.items()
+  }
 
 
 def descend(

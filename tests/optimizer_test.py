@@ -10,6 +10,7 @@ import pytest
 
 from configs import common
 from dfrec_jax.optimizer import decay_mask, make_optimizer
+from dfrec_jax.train_step import unless_frozen
 
 PARAMS = {
   name: {'layer': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}}
@@ -50,6 +51,14 @@ def test_only_kernels_decay():
   params = _run(_config(weight_decay=0.5), [nothing])
   np.testing.assert_allclose(params['ism']['layer']['kernel'], 1 - 0.1 * 0.5, rtol=1e-6)
   np.testing.assert_allclose(params['ism']['layer']['bias'], 1)
+
+
+def test_a_frozen_network_keeps_its_statistics():
+  old, new = ({name: {'mean': x} for name in ('ism', 'sirm')} for x in (1.0, 2.0))
+  scales = common.base().optimizer.module_scale
+  assert unless_frozen(old, new, scales) == new
+  scales.ism = 0.0
+  assert unless_frozen(old, new, scales) == {'ism': {'mean': 1.0}, 'sirm': {'mean': 2.0}}
 
 
 def test_module_scale():
