@@ -13,7 +13,8 @@ target_identity; paths are relative to the manifest's folder. Arguments:
                       without the terms and does not measure identity
   steps, batch_size   how long to train; the curriculum and the schedule follow
 
-Expected on 2 CPU cores in under an hour, with the defaults: docs/results.md.
+On 2 CPU cores in under an hour; docs/results.md has the figures of an earlier recipe on this data,
+and those of configs/faces.py with the list mixed in, which is the same recipe as this one.
 """
 
 from configs import common
