@@ -82,9 +82,7 @@ def require_strangers(train: Any, evaluation: Any) -> None:
 
 
 def _people_of(source: Any) -> set[str]:
-  if isinstance(source, Mixed):
-    return _people_of(source.made) | _people_of(source.listed)
-  return source.people if isinstance(source, Triplets | PeopleFolder) else set()
+  return source.people if isinstance(source, Triplets | PeopleFolder | Mixed) else set()
 
 
 class Mixed:
@@ -105,6 +103,11 @@ class Mixed:
 
   def __len__(self) -> int:
     return round(len(self.made) / (1 - self._share))
+
+  @property
+  def people(self) -> set[str]:
+    """Who is named in either."""
+    return self.made.people | self.listed.people
 
   def draw(self, index: int) -> dict[str, Any]:
     listed = int(index * self._share)  # of the examples before this one

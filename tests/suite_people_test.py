@@ -8,7 +8,7 @@ import pytest
 from configs import common
 from input_pipeline.people import PeopleFolder
 from input_pipeline.prepare import splits
-from input_pipeline.sources import make_source
+from input_pipeline.sources import Mixed, make_source
 from input_pipeline.triplets import Triplets
 
 FOLDER = pathlib.Path(common.__file__).parent
@@ -23,10 +23,8 @@ def _config(name, arguments=None):
 
 def _people(source):
   """The people of a manifest, of a folder of photographs, or of drawn examples."""
-  if isinstance(source, Triplets | PeopleFolder):
+  if isinstance(source, Triplets | PeopleFolder | Mixed):
     return source.people
-  if hasattr(source, 'listed'):
-    return _people(source.made) | _people(source.listed)
   rows = [source[i] for i in range(min(len(source), 40))]
   return {row[f'{role}_identity'] for row in rows for role in ('source', 'target')}
 

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import types
 
 from etils import epath
 import numpy as np
@@ -186,6 +187,27 @@ def test_landmarks_are_compared_where_all_are_found(faces):
   assert found['one']['target_landmarks'] > 0 == found['other']['target_landmarks']
 
 
+@pytest.mark.parametrize('measure', ['shipped_lfw', 'shipped_synthetic'])
+def test_the_encoder_that_trained_measures_too_unless_it_is_the_one(measure):
+  config = triplets.get_config('runlocal')
+  config.metric_encoder.weights = measure
+  trained = {'name': 'mobilefacenet', 'weights': 'shipped_lfw'}
+  found = running._encoders(config, types.SimpleNamespace(embed=_thumbnail), trained)
+  assert set(found) == ({''} if measure == 'shipped_lfw' else {'', 'training'})
+  absent = {**trained, 'weights': 'missing.npz'}
+  assert set(running._encoders(config, types.SimpleNamespace(embed=_thumbnail), absent)) == {''}
+
+
+def test_batches_are_numbered_from_the_first_that_is_given():
+  numbers = []
+  run = protocols.batched(
+    lambda batch, number: numbers.append(number) or batch[1], batch_size=2, image_size=8
+  )
+  examples = [{'forged': np.zeros((8, 8, 3), np.uint8), 'i': i} for i in range(3)]
+  assert run(examples) == run(examples, 5) == examples
+  assert numbers == [0, 1, 5, 6]
+
+
 def test_encoders_are_one_by_what_is_in_their_files(tmp_path):
   for name, content in (('a.npz', b'1'), ('b.npz', b'1'), ('c.npz', b'2')):
     (tmp_path / name).write_bytes(content)
@@ -240,6 +262,7 @@ def test_the_page_holds_everything_and_calls_nothing(collected, result, faces):
   html = page.render({**result, 'robustness': robust}, rows, choices)
   assert 'runs/&lt;x&gt;' in html
   assert 'runs/<x>' not in html
+  assert 'thumbnail (none)' in html and 'thumbnail (other.npz)' in html
   for title in ('All methods', 'Pristine photographs', 'Robustness', 'Groups of people', 'Worst'):
     assert f'{title}' in html
   assert html.count('<svg') == 2 + 4 * len(robustness.CORRUPTIONS)
