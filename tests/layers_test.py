@@ -26,22 +26,50 @@ DEPTHWISE = [
 ]
 
 
+@pytest.mark.parametrize('shape', [(2, 8, 10, 3), (3, 7, 9, 2)], ids=str)
 @pytest.mark.parametrize('arguments', DEPTHWISE, ids=str)
-def test_shifted_depthwise_equals_the_convolution_and_its_gradients(arguments):
-  x = _normal(2, 8, 10, 3)
+def test_shifted_depthwise_equals_the_convolution_and_its_gradients(arguments, shape):
+  x = _normal(*shape)
   shifted = layers.DepthwiseConv(**arguments, shifted=True)
   direct = layers.DepthwiseConv(**arguments, shifted=False)
   params = nn.unbox(direct.init(jax.random.key(0), x))
-  assert params['params']['kernel'].shape == (arguments['kernel'],) * 2 + (1, 3)
+  assert params['params']['kernel'].shape == (arguments['kernel'],) * 2 + (1, shape[-1])
+  _check_equal_with_gradients(shifted, direct, params, x)
 
+
+def test_shifted_depthwise_sums_its_gradient_in_float32():
+  x = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
+  module = layers.DepthwiseConv(1, dtype=jnp.bfloat16, shifted=True)
+  params = nn.unbox(module.init(jax.random.key(0), x))
+  gradient = jax.grad(lambda params: module.apply(params, x).sum(dtype=jnp.float32))(params)
+  # A sum of 4,096 ones in bfloat16 stops at 256.
+  np.testing.assert_array_equal(gradient['params']['kernel'], 64 * 64)
+
+
+def test_pointwise_equals_the_convolution_and_its_gradients():
+  x = _normal(2, 4, 6, 3)
+  module = layers.conv(5, 1, use_bias=True)
+  convolution = nn.Conv(5, (1, 1))
+  params = jax.tree.map(jnp.ones_like, nn.unbox(convolution.init(jax.random.key(0), x)))
+  params['params']['kernel'] = _normal(1, 1, 3, 5, seed=2)
+  _check_equal_with_gradients(module, convolution, params, x)
+
+
+def test_pointwise_pads_and_strides_where_it_is_asked_to():
+  x = _normal(1, 4, 6, 3)
+  for arguments, shape in (({'strides': 2}, (1, 2, 3, 5)), ({'padding': 1}, (1, 6, 8, 5))):
+    out, _ = layers.conv(5, 1, **arguments).init_with_output(jax.random.key(0), x)
+    assert out.shape == shape
+
+
+def _check_equal_with_gradients(ours, reference, params, x):
   def run(module):
     out, pullback = jax.vjp(module.apply, params, x)
     return out, *pullback(_normal(*out.shape, seed=1))
 
-  results = zip(*map(jax.tree.leaves, (run(shifted), run(direct))), strict=True)
-  for ours, reference in results:
-    assert ours.shape == reference.shape
-    np.testing.assert_allclose(ours, reference, atol=3e-5)
+  for a, b in zip(*map(jax.tree.leaves, (run(ours), run(reference))), strict=True):
+    assert a.shape == b.shape
+    np.testing.assert_allclose(a, b, atol=3e-5)
 
 
 def test_depthwise_keeps_the_size_by_default():

@@ -6,6 +6,7 @@ computation. Images are NHWC.
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -53,8 +54,10 @@ def conv(
   use_bias: bool = False,
   dtype: Dtype = jnp.float32,
   name: str | None = None,
-) -> nn.Conv:
+) -> nn.Module:
   """A dense convolution, padded as PyTorch pads: `dilation * (kernel - 1) // 2` on each side."""
+  if kernel == strides == 1 and not padding:
+    return PointwiseConv(features, use_bias, dtype, name=name)
   return nn.Conv(
     features,
     (kernel, kernel),
@@ -86,6 +89,28 @@ def dense(
     bias_init=named(nn.initializers.zeros, axes[1]),
     name=name,
   )
+
+
+class PointwiseConv(nn.Module):
+  """A 1x1 convolution, as the product that it is: (B, H, W, C) to (B, H, W, features).
+
+  Its parameters are those of `nn.Conv`. XLA finds the product in a 1x1 convolution, but not in the
+  gradient of its kernel: for that a CPU transposes the whole image.
+  """
+
+  features: int
+  use_bias: bool = False
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (1, 1, x.shape[-1], self.features)
+    kernel = self.param('kernel', named(conv_init, *CONV_AXES), shape, jnp.float32)
+    y = x.astype(self.dtype) @ kernel[0, 0].astype(self.dtype)
+    if self.use_bias:
+      init = named(nn.initializers.zeros, 'conv_out')
+      y += self.param('bias', init, (self.features,), jnp.float32).astype(self.dtype)
+    return y
 
 
 class DepthwiseConv(nn.Module):
@@ -139,24 +164,58 @@ def _depthwise(x, weight, strides, dilation, padding):
   )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _shifted_depthwise(x, weight, strides, dilation, padding):
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   k = weight.shape[0]
   height, width = (
     (x.shape[axis] - dilation * (k - 1) - 1) // strides + 1 for axis in (1, 2)
   )  # of the output
-  out = None
-  for i in range(k):
-    for j in range(k):
-      top, left = i * dilation, j * dilation
-      window = x[
-        :,
-        top : top + strides * (height - 1) + 1 : strides,
-        left : left + strides * (width - 1) + 1 : strides,
-      ]
-      term = window * weight[i, j, 0]
-      out = term if out is None else out + term
-  return out
+  return sum(
+    _window(x, i * dilation, j * dilation, height, width, strides) * weight[i, j, 0]
+    for i, j in np.ndindex(k, k)
+  )
+
+
+def _shifted_depthwise_backward(strides, dilation, padding, saved, g):
+  """Without the shifted images, which differentiation would keep, one for each tap."""
+  x, weight = saved
+  k = weight.shape[0]
+  around = dilation * (k - 1)
+  # Of the image: the same sum with the kernel turned round, zeros between what strides left out.
+  edges = [(0, 0, 0)]
+  for size, inputs, (before, _) in zip(g.shape[1:3], x.shape[1:3], padding, strict=True):
+    spread = strides * (size - 1) + 1
+    edges.append((around - before, inputs + before - spread, strides - 1))
+  spread = jax.lax.pad(g, jnp.zeros((), g.dtype), [*edges, (0, 0, 0)])
+  x_gradient = _shifted_depthwise(spread, weight[::-1, ::-1], 1, dilation, ((0, 0), (0, 0)))
+  # Of the kernel: a CPU writes down what it is to sum. Examples and halves of the image are added
+  # to each other while they are computed, so that of four examples an eighth is written.
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  batch, height, width, channels = g.shape
+  parts = max(n for n in (1, 2, 3, 4) if batch % n == 0)
+  taps = []
+  for i, j in np.ndindex(k, k):
+    window = _window(x, i * dilation, j * dilation, height, width, strides)
+    pairs = zip(jnp.split(window, parts), jnp.split(g, parts), strict=True)
+    products = sum(a * b for a, b in pairs)
+    products = jnp.pad(products, ((0, 0), (0, height % 2), (0, 0), (0, 0)))
+    halves = products.reshape(batch // parts, 2, -1, width, channels)
+    taps.append((halves[:, 0] + halves[:, 1]).sum((0, 1, 2), dtype=jnp.float32))
+  return x_gradient, jnp.stack(taps).reshape(weight.shape).astype(weight.dtype)
+
+
+_shifted_depthwise.defvjp(
+  lambda x, weight, *windows: (_shifted_depthwise(x, weight, *windows), (x, weight)),
+  _shifted_depthwise_backward,
+)
+
+
+def _window(x, top, left, height, width, strides):
+  """Every `strides`-th pixel from (top, left): (B, height, width, C)."""
+  rows = slice(top, top + strides * (height - 1) + 1, strides)
+  columns = slice(left, left + strides * (width - 1) + 1, strides)
+  return x[:, rows, columns]
 
 
 class BatchNorm(nn.Module):
