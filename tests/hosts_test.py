@@ -171,6 +171,39 @@ def test_two_processes_equal_one(alone, tmp_path):
 
 
 @pytest.mark.exhaustive
+def test_the_benchmark_measures_two_processes_as_one(tmp_path):
+  settings = 'steps', 'model.size', 'model.image_size', 'data.image_size'
+  start = [
+    sys.executable, '-m', 'dfrec_jax.benchmark', '--config=configs/quickstart.py:runlocal',
+    '--batch=4', '--what=recover', f'--output={tmp_path}', '--num_processes=2',
+    *(f'--config.{name}={SETTINGS[name]}' for name in settings),
+  ]  # fmt: skip
+
+  def run(*flags):
+    address = f'--coordinator_address=localhost:{_free_port()}'
+    return [
+      subprocess.Popen(
+        [*start, address, f'--process_id={i}', *flags],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, **QUICKLY},
+      )
+      for i in (0, 1)
+    ]  # fmt: skip
+
+  # Without time left, so that the processes must agree when to end.
+  first, second = _finish(run('--seconds=0', '--repeats=50'))
+  assert 'examples/s' in first
+  assert 'examples/s' not in second
+  report = json.loads((tmp_path / 'recover.json').read_text())
+  assert report['devices']['count'] == 2
+  assert report['step']['rounds'] == 3
+  for process in run('--sweep'):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert '--sweep is of one process' in output
+
+
+@pytest.mark.exhaustive
 def test_four_processes_of_which_one_is_killed_resume_as_two(alone, tmp_path):
   processes = _start(tmp_path, 4)
   try:

@@ -46,9 +46,10 @@ def test_shifted_depthwise_sums_its_gradient_in_float32():
   np.testing.assert_array_equal(gradient['params']['kernel'], 64 * 64)
 
 
-def test_pointwise_equals_the_convolution_and_its_gradients():
+@pytest.mark.parametrize('product', [True, False, None])
+def test_pointwise_equals_the_convolution_and_its_gradients(product):
   x = _normal(2, 4, 6, 3)
-  module = layers.conv(5, 1, use_bias=True)
+  module = layers.conv(5, 1, use_bias=True).clone(product=product)
   convolution = nn.Conv(5, (1, 1))
   params = jax.tree.map(jnp.ones_like, nn.unbox(convolution.init(jax.random.key(0), x)))
   params['params']['kernel'] = _normal(1, 1, 3, 5, seed=2)

@@ -1,6 +1,9 @@
 """Measures training, recovery and input, and plans for TPU slices; docs/performance.md.
 
 python -m dfrec_jax.benchmark --config=configs/NAME.py[:ARGUMENTS] --what=train|recover|input
+
+On several hosts, started on each of them with the flags of `dfrec_jax.main`, it measures the whole
+slice.
 """
 
 import pathlib
@@ -9,6 +12,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from dfrec_jax import distributed
 from dfrec_jax.errors import InputError
 from dfrec_jax.flag_parsing import parse_flags
 
@@ -55,6 +59,7 @@ _SECONDS = flags.DEFINE_float('seconds', 60.0, 'After which no further round beg
 _CACHE = flags.DEFINE_string(
   'compilation_cache', '', 'Folder of compiled programs; empty, so that compile times are true.'
 )
+distributed.define_flags()
 
 
 def main(argv: list[str]) -> None:
@@ -97,6 +102,9 @@ def _run() -> None:
 
   from dfrec_jax.benchmark import commands
 
+  distributed.start_from_flags()
+  if jax.process_count() > 1 and given:
+    raise InputError(f'{given[0]} is of one process; leave it out, or start it on one host alone.')
   if _CACHE.value:
     jax.config.update('jax_compilation_cache_dir', _CACHE.value)
   if batches:

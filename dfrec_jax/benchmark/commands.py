@@ -18,10 +18,14 @@ from dfrec_jax.models.sizes import get_size
 
 
 class Output:
-  """The folder of `--output`, or nothing. Each file is written beside and renamed."""
+  """The folder of `--output`, or nothing. Each file is written beside and renamed.
+
+  Of several processes only the first prints and writes.
+  """
 
   def __init__(self, folder: str):
-    self._folder = pathlib.Path(folder) if folder else None
+    self._first = jax.process_index() == 0
+    self._folder = pathlib.Path(folder) if folder and self._first else None
 
   def json(self, name: str, content: Any) -> None:
     if self._folder:
@@ -29,7 +33,8 @@ class Output:
 
   def text(self, name: str, text: str) -> None:
     """Prints, and writes the same."""
-    print(text, end='\n\n', flush=True)
+    if self._first:
+      print(text, end='\n\n', flush=True)
     if self._folder:
       self._folder.mkdir(parents=True, exist_ok=True)
       (self._folder / f'{name}.md').write_text(text + '\n')

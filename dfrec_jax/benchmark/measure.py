@@ -31,7 +31,7 @@ def measure(
   Args:
     config: as for training; `batch_size` is of all devices together.
     what: `train`, `recover` or `input`.
-    devices: all there are unless given.
+    devices: all there are, of all processes, unless given.
     by_part: also the parts of the step by themselves.
     repeats: rounds.
     seconds: after which no further round begins.
@@ -42,7 +42,7 @@ def measure(
   """
   mesh = sharding.make_mesh(config.mesh, devices)
   sharding.check_batch_size(config.batch_size, mesh)
-  first = mesh.devices.flat[0]
+  first = mesh.local_devices[0]
   report = _about(config, what, mesh)
   if what == 'input':
     return report | inputs.measure(config, mesh, repeats=repeats, seconds=seconds), {}
@@ -76,7 +76,7 @@ def measure(
 
 
 def _about(config, what, mesh):
-  first = mesh.devices.flat[0]
+  first = mesh.local_devices[0]
   return {
     'version': VERSION,
     'what': what,

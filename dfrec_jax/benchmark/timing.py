@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -83,7 +84,8 @@ def rounds(
 ) -> dict[str, list[float]]:
   """Seconds of each run, in rounds in which each has its turn.
 
-  What slows the machine for a while slows all of them. Each runs once before, unmeasured.
+  What slows the machine for a while slows all of them. Each runs once before, unmeasured. Several
+  processes make as many rounds as process 0, since they have to run the same programs.
 
   Args:
     runs: functions without arguments, which answer arrays; these are waited for.
@@ -95,13 +97,20 @@ def rounds(
   times = {name: [] for name in runs}
   start = time.perf_counter()
   for done in range(repeats):
-    if done >= _FEWEST_ROUNDS and time.perf_counter() - start > seconds:
+    if done >= _FEWEST_ROUNDS and _of_first(time.perf_counter() - start > seconds):
       break
     for name, run in runs.items():
       before = time.perf_counter()
       jax.block_until_ready(run())
       times[name].append(time.perf_counter() - before)
   return times
+
+
+def _of_first(answer: bool) -> bool:
+  """What process 0 says."""
+  if jax.process_count() == 1:
+    return answer
+  return bool(multihost_utils.broadcast_one_to_all(np.array(answer)))
 
 
 def summary(times: list[float]) -> dict[str, float]:
