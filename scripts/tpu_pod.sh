@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A TPU slice of Cloud TPU, from the request to its deletion: docs/tpu.md explains each step.
 #
-#   BUCKET=my-bucket scripts/tpu_pod.sh request|wait|setup|train|log|stop|delete
+#   BUCKET=my-bucket scripts/tpu_pod.sh request|wait|setup|train|log|benchmark|stop|delete
 #
 # Every variable below can be set in the environment instead.
 set -euo pipefail
@@ -67,6 +67,12 @@ log() {
   gcloud compute tpus tpu-vm ssh "$NAME" "${at[@]}" --worker=0 --command='tail -f dfrec/train.log'
 }
 
+benchmark() {
+  # The whole slice, by part; each host keeps its trace in dfrec/benchmark/trace.
+  on_every_host "cd dfrec && .venv/bin/python -m dfrec_jax.benchmark --config='$CONFIG' --what=train \
+    --output=benchmark --trace --distributed $FLAGS"
+}
+
 stop() {
   # SIGTERM: all hosts agree on a step, save it and end.
   on_every_host "pkill -TERM -f '[d]frec_jax.main' || true"
@@ -77,7 +83,7 @@ delete() {
 }
 
 case ${1:-} in
-  request | setup | train | log | stop | delete) "$1" ;;
+  request | setup | train | log | benchmark | stop | delete) "$1" ;;
   wait) wait_until_active ;;
   *)
     sed -n '2,6p' "$0" | cut -c3-
