@@ -15,7 +15,9 @@ CAPACITY=${CAPACITY:---spot}                  # empty for on-demand, --reserved 
 BUCKET=${BUCKET:?name the bucket of data, code and runs: BUCKET=my-bucket}
 RUN=${RUN:-ffpp}                              # the workdir is gs://BUCKET/runs/RUN
 DATA=${DATA:-gs://$BUCKET/ffpp}               # the prepared data
-CONFIG=${CONFIG:-configs/ffpp.py:root=$DATA,encoder=mobilefacenet.npz,batch_size=16384,fsdp=4}
+# 24 images on each of 256 chips, which leave a third of a v5e's memory; v5p and v6e hold 64
+# (docs/tpu_plan.md).
+CONFIG=${CONFIG:-configs/ffpp.py:root=$DATA,encoder=mobilefacenet.npz,batch_size=6144,fsdp=4}
 FLAGS=${FLAGS:-}                              # more flags: --config.compiler_options=overlap ...
 WEIGHTS=${WEIGHTS:-gs://$BUCKET/weights/*}    # files of the frozen encoders, copied beside the code
 CODE=gs://$BUCKET/code/dfrec_jax.tar.gz
