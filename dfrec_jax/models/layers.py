@@ -203,8 +203,8 @@ def _shifted_depthwise_backward(strides, dilation, padding, saved, g):
   # Of the image: the same sum with the kernel turned round, zeros between what strides left out.
   edges = [(0, 0, 0)]
   for size, inputs, (before, _) in zip(g.shape[1:3], x.shape[1:3], padding, strict=True):
-    spread = strides * (size - 1) + 1
-    edges.append((around - before, inputs + before - spread, strides - 1))
+    extent = strides * (size - 1) + 1
+    edges.append((around - before, inputs + before - extent, strides - 1))
   spread = jax.lax.pad(g, jnp.zeros((), g.dtype), [*edges, (0, 0, 0)])
   x_gradient = _shifted_depthwise(spread, weight[::-1, ::-1], 1, dilation, ((0, 0), (0, 0)))
   # Of the kernel: a CPU writes down what it is to sum. Examples and halves of the image are added
