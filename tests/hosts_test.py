@@ -175,7 +175,7 @@ def test_the_benchmark_measures_two_processes_as_one(tmp_path):
   settings = 'steps', 'model.size', 'model.image_size', 'data.image_size'
   start = [
     sys.executable, '-m', 'dfrec_jax.benchmark', '--config=configs/quickstart.py:runlocal',
-    '--batch=4', '--what=recover', f'--output={tmp_path}', '--num_processes=2',
+    '--batch=4', '--what=train', '--parts=false', f'--output={tmp_path}', '--num_processes=2',
     *(f'--config.{name}={SETTINGS[name]}' for name in settings),
   ]  # fmt: skip
 
@@ -183,7 +183,7 @@ def test_the_benchmark_measures_two_processes_as_one(tmp_path):
     address = f'--coordinator_address=localhost:{_free_port()}'
     return [
       subprocess.Popen(
-        # By its own clock the second process would go on after the first has ended.
+        # By its own clock the second process would train on after the first has ended.
         [*start, address, f'--process_id={i}', f'--seconds={1000 * i}', *flags],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, **QUICKLY},
@@ -194,7 +194,7 @@ def test_the_benchmark_measures_two_processes_as_one(tmp_path):
   first, second = _finish(run('--repeats=50'))
   assert 'examples/s' in first
   assert 'examples/s' not in second
-  report = json.loads((tmp_path / 'recover.json').read_text())
+  report = json.loads((tmp_path / 'train.json').read_text())
   assert report['devices']['count'] == 2
   assert report['step']['rounds'] == 3
   processes = run('--sweep')
