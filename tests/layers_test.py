@@ -168,3 +168,14 @@ def test_drop_connect_drops_whole_examples_and_keeps_the_mean():
   assert abs(out.mean() - 1) < 0.04  # standard error 0.009
   np.testing.assert_array_equal(module.apply({}, x, train=False), x)
   np.testing.assert_array_equal(layers.DropConnect(0.0).apply({}, x, train=True), x)
+
+
+def test_spatial_max_is_the_maximum_and_divides_by_nothing():
+  x = _normal(2, 4, 5, 3)
+  np.testing.assert_array_equal(layers.spatial_max(x), x.max((1, 2)))
+  weights = _normal(2, 3)
+  gradient = jax.grad(lambda x: (layers.spatial_max(x) * weights).sum())
+  expected = np.where(x == x.max((1, 2), keepdims=True), weights[:, None, None], 0)
+  np.testing.assert_array_equal(gradient(x), expected)
+  # How many values equal the maximum is 0 where `x` was rounded in another way the second time.
+  assert 'div' not in str(jax.make_jaxpr(gradient)(x))

@@ -103,7 +103,8 @@ class DetailBranch(nn.Module):
     fused = fused.astype(jnp.float32)
     coarse = stages[4].astype(jnp.float32)
     # A maximum finds a seam wherever it is; a mean tells how much of the face differs.
-    summary = jnp.concatenate([fused.mean((1, 2)), fused.max((1, 2)), coarse.mean((1, 2))], -1)
+    means = fused.mean((1, 2)), coarse.mean((1, 2))
+    summary = jnp.concatenate([means[0], layers.spatial_max(fused), means[1]], -1)
     mask_logits = layers.conv(1, 1, use_bias=True, name='mask_head')(fine)
     return mask_logits, _class_head()(summary)
 

@@ -308,6 +308,17 @@ class DropConnect(nn.Module):
     return jnp.where(kept, x / keep, jnp.zeros_like(x))
 
 
+def spatial_max(x: jax.Array) -> jax.Array:
+  """The maximum of each feature of (B, H, W, C): (B, C); its gradient goes to the first one.
+
+  The gradient of `x.max` divides by the number of values that equal the maximum. Where the compiler
+  computes `x` anew for it, rounded in another way, there is none, and 0 / 0 ends the training.
+  """
+  x = x.reshape(len(x), -1, x.shape[-1])
+  highest = jnp.arange(x.shape[1])[:, None] == x.argmax(1, keepdims=True)
+  return jnp.where(highest, x, 0).sum(1)
+
+
 def resize_align_corners(x: jax.Array, size: Sequence[int]) -> jax.Array:
   """Bilinear resize of (B, H, W, C) to (B, *size, C) with PyTorch's `align_corners=True`."""
   rows, columns = (
