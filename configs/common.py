@@ -120,6 +120,7 @@ def _model() -> ml_collections.ConfigDict:
       drop_connect=0.1,
       dropout=0.1,
       remat='none',  # A name of dfrec_jax.models.remat.POLICIES.
+      attention='auto',  # `xla`: without the kernels that fuse it on a TPU and a GPU.
       without='',  # Ablations; a name of dfrec_jax.models.dfrec.PARTS.
       dtype='float32',
     )

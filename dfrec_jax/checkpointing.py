@@ -38,6 +38,7 @@ UNUSED = 'unused.npz'
 _CHANGEABLE = (
   'dtype',
   'remat',
+  'attention',
   'dropout',
   'drop_connect',
 )

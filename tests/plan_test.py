@@ -208,6 +208,18 @@ def _convolution(shape, left, right, attributes):
   return hlo_cost.costs(module)['m', 'c'].flops
 
 
+def test_a_kernel_costs_what_its_author_counted():
+  module = hlo.parse("""
+ENTRY %m (x: bf16[4,99,192]) -> bf16[4,99,64] {
+  %x = bf16[4,99,192]{2,1,0} parameter(0)
+  ROOT %k = bf16[4,99,64]{2,1,0} custom-call(%x), custom_call_target="tpu_custom_call", metadata={op_name="jit(s)/jvp(DFREC)/tirm/pallas_call"}, backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{"flops":"2569","transcendentals":"10","bytes_accessed":"51"}}}
+}
+""")  # noqa: E501
+  cost = hlo_cost.costs(module)['m', 'k']
+  assert (cost.flops, cost.flops_of) == (2569, {'tirm': 2569})
+  assert cost.bytes == 4 * 99 * (192 + 64) * 2
+
+
 def test_flop_of_convolutions_and_of_products_written_as_such():
   # 3x3 on 8x8, padded: 22 taps of each row and column are inside.
   padded = 'window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f'

@@ -31,7 +31,7 @@ class Cost:
   """What an instruction takes, each time it runs, on one chip.
 
   Attributes:
-    flops: of products and convolutions; a multiply-add is two.
+    flops: of products, convolutions and kernels; a multiply-add is two.
     bytes: to and from HBM; what stays in vector memory costs none.
     times: how often it runs in a step.
     part: of `PARTS`; `rest` holds the optimizer, data conversion and losses.
@@ -81,6 +81,8 @@ class _Counter:
       arrays = [self._module.computations[where][name].arrays[0] for name in instruction.operands]
       product = convolution_flops if instruction.opcode == 'convolution' else dot_flops
       return {part_of(instruction.op_name): product(instruction, *arrays[:2])}
+    if told := re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes):
+      return {part_of(instruction.op_name): float(told[1])}  # A kernel's, as its author counted.
     total: dict[str, float] = {}
     if instruction.opcode == 'fusion':
       for called in instruction.called:

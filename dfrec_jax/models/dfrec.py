@@ -24,11 +24,17 @@ from dfrec_jax.models.target_reconstruction import (
   patchify,
   take,
 )
+from dfrec_jax.models.vit import ATTENTION
 
 # Parts that a model can be trained without, to measure what each is worth.
 PARTS = ('ism_mask', 'guided_masking', 'target_tokens', 'tirm')
 # Settings that older checkpoints lack, with what the model was then.
-LATER_SETTINGS = {'without': '', 'grey_surroundings': False, 'refinement': 0}
+LATER_SETTINGS = {
+  'without': '',
+  'grey_surroundings': False,
+  'refinement': 0,
+  'attention': 'auto',
+}
 # What surrounds the recovered source: a level of 8 bits, so that it is rounded everywhere alike.
 GREY = 128 / 255
 # Holes of the source's mask are filled up to twice this share of the image's side.
@@ -105,6 +111,7 @@ class DFREC(nn.Module):
     drop_connect, dropout: rates of the ISM.
     remat: what of the SIRM's and TIRM's stages the backward pass recomputes to save memory, a name
       of `remat.POLICIES`.
+    attention: of the TIRM: `auto`, one kernel where the device has one, or `xla`, none.
     without: the part that an ablation leaves out, or nothing. `ism_mask`: the SIRM sees the whole
       forged image. `guided_masking`: the masked patches are random, in evaluation too.
       `target_tokens`: the TIRM gets zeros instead of the SIRM's target half. `tirm`: a
@@ -130,6 +137,7 @@ class DFREC(nn.Module):
   drop_connect: float = 0.2
   dropout: float = 0.5
   remat: str = 'none'
+  attention: str = 'auto'
   without: str = ''
   stacked: bool = True
   dtype: Any = jnp.float32
@@ -240,6 +248,7 @@ class DFREC(nn.Module):
       ('indexing', self.indexing, masking.INDEXINGS),
       ('fusion', self.fusion, FUSIONS),
       ('input_normalisation', self.input_normalisation, NORMALISATIONS),
+      ('attention', self.attention, ATTENTION),
       ('ablation `without`', self.without, ('', *PARTS)),
     ):
       if given not in known:
@@ -316,6 +325,7 @@ class DFREC(nn.Module):
       refinement=self.refinement,
       remat=self.remat,
       stacked=self.stacked,
+      attention=self.attention,
       dtype=self.dtype,
       name='tirm',
     )

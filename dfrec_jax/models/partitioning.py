@@ -25,10 +25,25 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   Raises:
     KeyError: a name is not in the rules. linen's own constraint would leave that dimension whole.
   """
+  spec = division(x.shape, *names)
+  return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
+
+
+def division(shape: Sequence[int], *names: str | None) -> PartitionSpec | None:
+  """How `constrain` divides an array of this shape; None without rules or several devices."""
   mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
   if mesh.empty or mesh.size == 1 or not rules:
-    return x
-  return jax.lax.with_sharding_constraint(x, partition(x.shape, names, rules, mesh.shape))
+    return None
+  return partition(shape, names, rules, mesh.shape)
+
+
+def platform() -> str:
+  """What the program that is being traced is for: `cpu`, `gpu` or `tpu`.
+
+  The mesh knows, whose devices need not be of this machine; without one it is what JAX finds here.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
 
 
 def partition(

@@ -51,6 +51,7 @@ class TargetReconstruction(nn.Module):
     refinement: features of the `Refinement` behind it, 0 for none.
     remat: what of each block is recomputed in the backward pass, a name of `remat.POLICIES`.
     stacked: whether a transformer's blocks share arrays of parameters, see `vit.Transformer`.
+    attention: of the transformers, a name of `vit.ATTENTION`.
   """
 
   image_size: int
@@ -70,6 +71,7 @@ class TargetReconstruction(nn.Module):
   refinement: int = 0
   remat: str = 'none'
   stacked: bool = True
+  attention: str = 'auto'
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -218,7 +220,14 @@ class TargetReconstruction(nn.Module):
     of = 'decoder_' if name == 'decoder' else ''
     depth, heads, mlp = (getattr(self, of + size) for size in ('depth', 'heads', 'mlp'))
     transformer = vit.Transformer(
-      depth, heads, mlp, remat=self.remat, stacked=self.stacked, dtype=self.dtype, name=name
+      depth,
+      heads,
+      mlp,
+      remat=self.remat,
+      stacked=self.stacked,
+      attention=self.attention,
+      dtype=self.dtype,
+      name=name,
     )
     return transformer(x)
 

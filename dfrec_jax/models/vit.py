@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfrec_jax.models import layers
-from dfrec_jax.models.partitioning import constrain
+from dfrec_jax.models import fused_attention, layers
+from dfrec_jax.models.partitioning import constrain, division, platform
 from dfrec_jax.models.remat import rematerialise
 
 # Names of the parameters of all blocks together, and of one by itself.
@@ -22,10 +22,12 @@ class Block(nn.Module):
   Attributes:
     heads: number of attention heads; the input's width is a multiple of it.
     mlp: width of the MLP's hidden layer.
+    attention: a name of `ATTENTION`.
   """
 
   heads: int
   mlp: int
+  attention: str = 'auto'
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -36,8 +38,8 @@ class Block(nn.Module):
 
     x = whole(x)
     y = layers.layer_norm(dtype=self.dtype, name='norm_1')(x)
-    q, k, v = HeadProjections(self.heads, self.dtype, name='qkv')(y)
-    y = attention(q, k, v).reshape(x.shape)
+    y = attention(HeadProjections(self.heads, self.dtype, name='qkv')(y), self.attention)
+    y = y.reshape(x.shape)
     x = x + whole(dense(width, ('heads', 'embed'), 'out')(y))
 
     y = layers.layer_norm(dtype=self.dtype, name='norm_2')(x)
@@ -46,7 +48,7 @@ class Block(nn.Module):
 
 
 class HeadProjections(nn.Module):
-  """Queries, keys and values of each head: (B, T, D) to three times (B, T, heads, D / heads).
+  """Queries, keys and values of each head: (B, T, D) to (B, T, 3, heads, D / heads).
 
   The kernel is (D, 3 D), as torchvision's. Its columns are not divided over the mesh: a share of
   them would hold the queries of all heads before the keys of any, and each device needs those of
@@ -57,26 +59,49 @@ class HeadProjections(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def __call__(self, x: jax.Array) -> jax.Array:
     width = x.shape[-1]
     init = layers.named(layers.dense_init, 'qkv_in', None)
     kernel = self.param('kernel', init, (width, 3 * width), jnp.float32)
     bias = self.param('bias', layers.named(nn.initializers.zeros, None), (3 * width,), jnp.float32)
-    kernel = kernel.reshape(width, 3, self.heads, -1).astype(self.dtype)
-    kernel = constrain(kernel, 'embed', None, 'heads')
-    bias = constrain(bias.reshape(3, self.heads, -1).astype(self.dtype), None, 'heads')
-    y = jnp.einsum('btd,dphe->btphe', x.astype(self.dtype), kernel) + bias
-    y = constrain(y, 'sequences', None, None, 'heads')
-    # Products of a CPU want the heads in front: one transposition of all three makes them so, where
-    # XLA would make one of each. Together they are no change of the arrays.
-    q, k, v = y.transpose(2, 0, 3, 1, 4).swapaxes(2, 3)
-    return q, k, v
+    x, kernel, bias = (value.astype(self.dtype) for value in (x, kernel, bias))
+    by_head = (width, 3, self.heads, width // self.heads)
+    divided = division(by_head, 'embed', None, 'heads')
+    if divided is None or divided[2] is None:
+      # A plain product, whose result lies as the kernel of `fused_attention` takes it.
+      y = x @ constrain(kernel, 'embed') + bias
+      y = y.reshape(*x.shape[:-1], *by_head[1:])
+    else:
+      kernel = constrain(kernel.reshape(by_head), 'embed', None, 'heads')
+      bias = constrain(bias.reshape(by_head[1:]), None, 'heads')
+      y = jnp.einsum('btd,dphe->btphe', x, kernel) + bias
+    return constrain(y, *_PROJECTED)
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """Softmax attention of (B, T, heads, features); cuDNN's fused one where a GPU has it."""
-  fused = _cudnn_takes(q.shape[-1], q.dtype)
-  return jax.nn.dot_product_attention(q, k, v, implementation='cudnn' if fused else None)
+# Logical names of queries, keys and values together.
+_PROJECTED = ('sequences', None, None, 'heads')
+# `auto`: one kernel where a device has one; `xla`: none, as the compiler makes it.
+ATTENTION = ('auto', 'xla')
+
+
+def attention(qkv: jax.Array, implementation: str = 'auto') -> jax.Array:
+  """Softmax attention: queries, keys, values (B, T, 3, heads, features) to (B, T, heads, features).
+
+  Args:
+    qkv: of `HeadProjections`.
+    implementation: a name of `ATTENTION`.
+  """
+  *_, tokens, _, heads, features = qkv.shape
+  auto = implementation == 'auto'
+  if auto and platform() == 'tpu' and fused_attention.fits(tokens, heads * features, qkv.dtype):
+    divided = division(qkv.shape, *_PROJECTED)
+    if divided is not None or jax.sharding.get_abstract_mesh().size <= 1:
+      return fused_attention.fused_attention(qkv, divided)
+  # Products of a CPU want the heads in front: one transposition of all three makes them so, where
+  # XLA would make one of each. Together they are no change of the arrays.
+  q, k, v = qkv.transpose(2, 0, 3, 1, 4).swapaxes(2, 3)
+  cudnn = auto and _cudnn_takes(features, qkv.dtype)
+  return jax.nn.dot_product_attention(q, k, v, implementation='cudnn' if cudnn else None)
 
 
 def _cudnn_takes(features: int, dtype: Any) -> bool:
@@ -95,6 +120,7 @@ class Transformer(nn.Module):
     stacked: the blocks' parameters are stacked along a leading axis `layers`, so that depth does
       not lengthen compilation. Otherwise each block has its own, as `unstack` makes them: a CPU
       copies a layer out of the stack before it multiplies.
+    attention: a name of `ATTENTION`.
   """
 
   depth: int
@@ -102,6 +128,7 @@ class Transformer(nn.Module):
   mlp: int
   remat: str = 'none'
   stacked: bool = True
+  attention: str = 'auto'
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -113,7 +140,7 @@ class Transformer(nn.Module):
   def _one_by_one(self, x):
     block = rematerialise(Block, self.remat)
     for layer in range(self.depth):
-      x = block(self.heads, self.mlp, self.dtype, name=_BLOCK.format(layer))(x)
+      x = block(**self._block_fields, name=_BLOCK.format(layer))(x)
     return x
 
   def _loop(self, x):
@@ -128,8 +155,11 @@ class Transformer(nn.Module):
       length=self.depth,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
-    block = Block(self.heads, self.mlp, self.dtype, name=_STACK)
-    return scan(block, x, None)[0]
+    return scan(Block(**self._block_fields, name=_STACK), x, None)[0]
+
+  @property
+  def _block_fields(self):
+    return {name: getattr(self, name) for name in ('heads', 'mlp', 'attention', 'dtype')}
 
 
 def unstack(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class DFREC(nn.Module):
   def from_config(cls, model_config: Mapping[str, Any]) -> Self:
     """The model of a `config.model` section, for instance that of a checkpoint's `config.json`.
 
-    `remat` and `dtype` are JAX's: nothing is recomputed, and everything is float32.
+    `remat`, `attention` and `dtype` are JAX's: nothing is recomputed, and everything is float32.
 
     Raises:
       InputError: fields are missing or unknown, or settings do not fit each other.
@@ -150,7 +150,8 @@ class DFREC(nn.Module):
     if part := settings.pop('without'):
       raise InputError(f'The model was trained without {part}; PyTorch has no such ablation.')
     size = sizes.get_size(settings.pop('size'))
-    return cls(size, **{k: v for k, v in settings.items() if k not in ('remat', 'dtype')})
+    of_jax = ('remat', 'attention', 'dtype')
+    return cls(size, **{k: v for k, v in settings.items() if k not in of_jax})
 
   def load_checkpoint(self, checkpoint: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
     """Loads `state_dict`, `recover1_state_dict` and `recover2_state_dict`; ignores other keys.
