@@ -99,3 +99,18 @@ def test_a_tpu_gets_the_kernel_where_it_fits_and_is_wanted():
   assert _kernels(block(attention='xla'), 9, 64, mesh) == 0
   assert _kernels(block(), 1000, 64, mesh) == 0
   assert _kernels(block(), 9, 64) == 0
+
+
+@pytest.mark.parametrize(('tensor', 'products'), [(1, 1), (2, 0)])
+def test_projections_are_one_plain_product_where_each_device_has_all_heads(tensor, products):
+  mesh = sharding.make_mesh(
+    ml_collections.ConfigDict({'data': -1, 'fsdp': 2, 'tensor': tensor}), jax.devices()
+  )
+  projections = vit.HeadProjections(heads=4)
+  x = jax.ShapeDtypeStruct((8, 9, 64), jnp.float32)
+  with jax.set_mesh(mesh):
+    variables = nn.unbox(jax.eval_shape(projections.init, jax.random.key(0), x))
+    apply = nn.logical_axis_rules(sharding.RULES)(projections.apply)
+    jaxpr = jax.make_jaxpr(apply)(variables, x)
+  results = [e.outvars[0].aval.shape for e in jaxpr.eqns if e.primitive.name == 'dot_general']
+  assert results.count((8, 9, 3 * 64)) == products

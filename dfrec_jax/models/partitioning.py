@@ -37,6 +37,14 @@ def division(shape: Sequence[int], *names: str | None) -> PartitionSpec | None:
   return partition(shape, names, rules, mesh.shape)
 
 
+def parts(shape: Sequence[int], *names: str | None) -> tuple[int, ...]:
+  """How many parts `constrain` makes of each dimension of an array of this shape."""
+  spec = division(shape, *names) or (None,) * len(shape)
+  extents = jax.sharding.get_abstract_mesh().shape
+  axes = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
+  return tuple(math.prod(extents[axis] for axis in of_dimension) for of_dimension in axes)
+
+
 def platform() -> str:
   """What the program that is being traced is for: `cpu`, `gpu` or `tpu`.
 

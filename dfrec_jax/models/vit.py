@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfrec_jax.models import fused_attention, layers
-from dfrec_jax.models.partitioning import constrain, division, platform
+from dfrec_jax.models.partitioning import constrain, division, parts, platform
 from dfrec_jax.models.remat import rematerialise
 
 # Names of the parameters of all blocks together, and of one by itself.
@@ -66,8 +66,7 @@ class HeadProjections(nn.Module):
     bias = self.param('bias', layers.named(nn.initializers.zeros, None), (3 * width,), jnp.float32)
     x, kernel, bias = (value.astype(self.dtype) for value in (x, kernel, bias))
     by_head = (width, 3, self.heads, width // self.heads)
-    divided = division(by_head, 'embed', None, 'heads')
-    if divided is None or divided[2] is None:
+    if parts(by_head, 'embed', None, 'heads')[2] == 1:
       # A plain product, whose result lies as the kernel of `fused_attention` takes it.
       y = x @ constrain(kernel, 'embed') + bias
       y = y.reshape(*x.shape[:-1], *by_head[1:])
