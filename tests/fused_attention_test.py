@@ -101,6 +101,14 @@ def test_a_tpu_gets_the_kernel_where_it_fits_and_is_wanted():
   assert _kernels(block(), 9, 64) == 0
 
 
+@pytest.mark.parametrize(('devices', 'kernels'), [(1, 1), (4, 0)])
+def test_without_a_mesh_only_a_tpu_by_itself_gets_the_kernel(monkeypatch, devices, kernels):
+  # Whatever is divided by its arguments alone, the compiler could not divide.
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  monkeypatch.setattr(jax, 'device_count', lambda: devices)
+  assert _kernels(vit.Block(heads=4, mlp=16, dtype=jnp.bfloat16), 9, 64) == kernels
+
+
 @pytest.mark.parametrize(('tensor', 'products'), [(1, 1), (2, 0)])
 def test_projections_are_one_plain_product_where_each_device_has_all_heads(tensor, products):
   mesh = sharding.make_mesh(

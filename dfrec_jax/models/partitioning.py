@@ -45,6 +45,15 @@ def parts(shape: Sequence[int], *names: str | None) -> tuple[int, ...]:
   return tuple(math.prod(extents[axis] for axis in of_dimension) for of_dimension in axes)
 
 
+def on_one_device() -> bool:
+  """Whether the program that is being traced can only be for one device.
+
+  Without a mesh its arguments or results may be divided all the same, as `plan_state`'s are.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  return jax.device_count() == 1 if mesh.empty else mesh.size == 1
+
+
 def platform() -> str:
   """What the program that is being traced is for: `cpu`, `gpu` or `tpu`.
 

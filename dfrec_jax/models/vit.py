@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfrec_jax.models import fused_attention, layers
-from dfrec_jax.models.partitioning import constrain, division, parts, platform
+from dfrec_jax.models.partitioning import constrain, division, on_one_device, parts, platform
 from dfrec_jax.models.remat import rematerialise
 
 # Names of the parameters of all blocks together, and of one by itself.
@@ -94,7 +94,8 @@ def attention(qkv: jax.Array, implementation: str = 'auto') -> jax.Array:
   auto = implementation == 'auto'
   if auto and platform() == 'tpu' and fused_attention.fits(tokens, heads * features, qkv.dtype):
     divided = division(qkv.shape, *_PROJECTED)
-    if divided is not None or jax.sharding.get_abstract_mesh().size <= 1:
+    # No compiler divides a kernel: it is called by each device of a mesh, or by the only one.
+    if divided is not None or on_one_device():
       return fused_attention.fused_attention(qkv, divided)
   # Products of a CPU want the heads in front: one transposition of all three makes them so, where
   # XLA would make one of each. Together they are no change of the arrays.
