@@ -265,6 +265,8 @@ def test_the_largest_batch_is_on_the_line_through_two_plans():
   assert hlo_memory.largest_batch({64: 20e9, 32: 12e9}, 16e9) == 48
   assert hlo_memory.largest_batch({32: 8e9}, 16e9) is None
   assert hlo_memory.largest_batch({48: 15.2e9, 64: 15.3e9}, 12.8e9) is None
+  # Plans on both sides of the limit tell more than two beyond it.
+  assert hlo_memory.largest_batch({24: 11.6e9, 32: 14.2e9, 64: 15.0e9}, 13.7e9) == 30
 
 
 @pytest.mark.parametrize('spec', ['v5e', 'v9:2x2', 'v5e:4', 'v5e:2x2x2', 'v5p:4x4', 'v5e:0x4'])

@@ -93,14 +93,19 @@ def largest_batch(totals: Mapping[int, float], capacity: float) -> int | None:
   again what it has no room for, so that memory hardly grows.
 
   Args:
-    totals: bytes by images a chip, of the same slice and mesh; the two largest batches count.
+    totals: bytes by images a chip, of the same slice and mesh. The line goes through the largest
+      batch that fits and the smallest that does not; where there is no such pair, through the two
+      that are nearest to the limit.
     capacity: bytes that may be used.
   """
   if len(totals) < 2:
     return None
-  (small, least), (large, most) = sorted(totals.items())[-2:]
-  slope = (most - least) / (large - small)
-  largest = int((capacity - least) // slope) + small if slope > 0 else 0
+  batches = sorted(totals)
+  fitting = sum(totals[batch] <= capacity for batch in batches)
+  first = min(max(fitting - 1, 0), len(batches) - 2)
+  small, large = batches[first : first + 2]
+  slope = (totals[large] - totals[small]) / (large - small)
+  largest = int((capacity - totals[small]) // slope) + small if slope > 0 else 0
   return largest if largest > 0 else None
 
 
