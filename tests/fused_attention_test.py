@@ -49,14 +49,22 @@ def test_in_bfloat16_the_kernel_is_as_near_to_the_truth_as_the_attention():
     assert error(ours) < 1.5 * error(theirs)
 
 
-@pytest.mark.parametrize('axes', [(8, 1, 1), (2, 2, 2), (1, 1, 8)], ids=str)
-def test_divided_over_devices_the_kernel_is_the_same(axes):
+@pytest.fixture(scope='module')
+def undivided():
+  """Queries, keys and values of two heads, weights of a sum, and the kernel's answers."""
+  qkv, weights = _draw(8, 5, 3, 2, 8), _draw(8, 5, 2, 8, seed=1)
+  fused = lambda qkv: fused_attention.fused_attention(qkv, None, True)
+  return qkv, weights, _with_gradient(fused, qkv, weights)
+
+
+# The last one divides no heads: four devices compute the same ones.
+@pytest.mark.parametrize('axes', [(8, 1, 1), (2, 2, 2), (1, 2, 4)], ids=str)
+def test_divided_over_devices_the_kernel_is_the_same(axes, undivided):
   mesh = sharding.make_mesh(
     ml_collections.ConfigDict(dict(zip(sharding.AXES, axes, strict=True))), jax.devices()
   )
-  qkv, weights = _draw(8, 5, 3, 4, 8), _draw(8, 5, 4, 8, seed=1)
+  qkv, weights, expected = undivided
   fused = fused_attention.fused_attention
-  expected = _with_gradient(lambda qkv: fused(qkv, None, True), qkv, weights)
   rules = dict(sharding.RULES)
   divided = sharding.partition(qkv.shape, ('sequences', None, None, 'heads'), rules, mesh.shape)
   with jax.set_mesh(mesh):
@@ -68,11 +76,18 @@ def test_divided_over_devices_the_kernel_is_the_same(axes):
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-def test_the_kernel_and_its_gradient_become_a_tpu_program(dtype):
+@pytest.mark.parametrize('precision', [None, 'high', 'highest'])
+def test_the_kernel_and_its_gradient_become_a_tpu_program(dtype, precision):
   gradient = jax.jit(jax.grad(lambda qkv: fused_attention.fused_attention(qkv).sum()))
   shape = jax.ShapeDtypeStruct((2, 99, 3, 16, 64), dtype)
-  program = jax.export.export(gradient, platforms=['tpu'])(shape)
+  with jax.default_matmul_precision(precision):
+    program = jax.export.export(gradient, platforms=['tpu'])(shape)
+    jaxpr = str(jax.make_jaxpr(gradient)(shape))
   assert program.mlir_module().count('tpu_custom_call') == 1  # The sum needs no forward pass.
+  # A TPU's compiler takes one pass for bfloat16 alone, and knows one or all for float32.
+  exact = precision is not None and dtype == jnp.float32
+  assert ('Precision.HIGHEST' in jaxpr) == exact
+  assert 'Precision.HIGH,' not in jaxpr
 
 
 def _kernels(block, tokens, width, mesh=None):
@@ -99,6 +114,8 @@ def test_a_tpu_gets_the_kernel_where_it_fits_and_is_wanted():
   assert _kernels(block(attention='xla'), 9, 64, mesh) == 0
   assert _kernels(block(), 1000, 64, mesh) == 0
   assert _kernels(block(), 9, 64) == 0
+  alone = jax.sharding.AbstractMesh((1,), ('data',), auto[:1], abstract_device=device)
+  assert _kernels(block(), 9, 64, alone) == 1
 
 
 @pytest.mark.parametrize(('devices', 'kernels'), [(1, 1), (4, 0)])

@@ -81,7 +81,7 @@ class _Counter:
       arrays = [self._module.computations[where][name].arrays[0] for name in instruction.operands]
       product = convolution_flops if instruction.opcode == 'convolution' else dot_flops
       return {part_of(instruction.op_name): product(instruction, *arrays[:2])}
-    if told := re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes):
+    if told := re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', instruction.attributes):
       return {part_of(instruction.op_name): float(told[1])}  # A kernel's, as its author counted.
     total: dict[str, float] = {}
     if instruction.opcode == 'fusion':

@@ -148,4 +148,13 @@ def _weights(q, k):
 def _product(a, b, over=(1, 0)):
   """Sums over axis `over[0]` of `a` and `over[1]` of `b`, in float32."""
   dimensions = ((over[:1], over[1:]), ((), ()))
-  return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+  return jax.lax.dot_general(
+    a, b, dimensions, precision=_precision(a.dtype), preferred_element_type=jnp.float32
+  )
+
+
+def _precision(dtype):
+  """A kernel's products have one pass or all; of bfloat16 one, which is exact, and no other."""
+  one_pass = jax.config.jax_default_matmul_precision in (None, 'default', 'bfloat16')
+  exact = dtype == jnp.float32 and not one_pass
+  return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT

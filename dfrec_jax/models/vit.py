@@ -92,7 +92,8 @@ def attention(qkv: jax.Array, implementation: str = 'auto') -> jax.Array:
   """
   *_, tokens, _, heads, features = qkv.shape
   auto = implementation == 'auto'
-  if auto and platform() == 'tpu' and fused_attention.fits(tokens, heads * features, qkv.dtype):
+  width = heads // parts(qkv.shape, *_PROJECTED)[3] * features  # of a device's own heads
+  if auto and platform() == 'tpu' and fused_attention.fits(tokens, width, qkv.dtype):
     divided = division(qkv.shape, *_PROJECTED)
     # No compiler divides a kernel: it is called by each device of a mesh, or by the only one.
     if divided is not None or on_one_device():
@@ -106,7 +107,9 @@ def attention(qkv: jax.Array, implementation: str = 'auto') -> jax.Array:
 
 def _cudnn_takes(features: int, dtype: Any) -> bool:
   """Whether this process' GPU is an NVIDIA one, of Ampere or later, and its kernel takes these."""
-  if jax.default_backend() != 'gpu' or dtype != jnp.bfloat16 or features > 128 or features % 8:
+  if (platform(), jax.default_backend()) != ('gpu', 'gpu'):
+    return False  # Or it is for another's, of which nothing is known.
+  if dtype != jnp.bfloat16 or features > 128 or features % 8:
     return False
   capability = str(jax.local_devices()[0].compute_capability)  # '9.0'; AMD's are 'gfx90a'.
   return capability.partition('.')[0].isdigit() and int(capability.partition('.')[0]) >= 8

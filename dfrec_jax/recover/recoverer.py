@@ -141,11 +141,16 @@ class Recoverer:
       images = jax.ShapeDtypeStruct(shape, np.uint8)
       seed = jax.ShapeDtypeStruct((), np.uint32)
       predict = programs.jit(functools.partial(_predict, self._model, self.draws))
-      # On accelerators products would be rounded, and kernels chosen by the clock.
-      with jax.default_matmul_precision('highest'):
+      # On accelerators products would be rounded, and kernels chosen by the clock. A mesh of one
+      # device says that there are no others, so that how many there are changes no result.
+      with jax.set_mesh(self._here()), jax.default_matmul_precision('highest'):
         lowered = predict.lower(self._variables, images, seed)
       gpu = jax.default_backend() == 'gpu'
       self._program = lowered.compile({'xla_gpu_deterministic_ops': True} if gpu else None)
+
+  def _here(self) -> jax.sharding.Mesh:
+    """The device that has the variables."""
+    return jax.sharding.Mesh(list(jax.tree.leaves(self._variables)[0].devices()), ('data',))
 
   def recover(self, images: Sequence[np.ndarray] | np.ndarray, *, seed: int = 0) -> list[Recovered]:
     """Recovers crops of faces.
