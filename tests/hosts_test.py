@@ -40,8 +40,7 @@ def _free_port() -> int:
     return probe.getsockname()[1]
 
 
-# Compiled quickly rather than well.
-QUICKLY = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+ON_CPU = {'JAX_PLATFORMS': 'cpu'}
 # Trains, and writes how many programs were compiled until the end of each step.
 COUNTING = """
 import json, pathlib, sys
@@ -93,7 +92,7 @@ def _start(workdir, count: int, *start: str) -> list[subprocess.Popen]:
   return [
     subprocess.Popen(
       command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-      env={**os.environ, **QUICKLY, **who(i)},
+      env={**os.environ, **ON_CPU, **who(i)},
     )
     for i in range(count)
   ]  # fmt: skip
@@ -138,7 +137,7 @@ def alone(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('alone')
   result = subprocess.run(
     _command(workdir, '-c', COUNTING),
-    cwd=ROOT, env={**os.environ, **QUICKLY}, capture_output=True, text=True, check=False,
+    cwd=ROOT, env={**os.environ, **ON_CPU}, capture_output=True, text=True, check=False,
   )  # fmt: skip
   assert result.returncode == 0, result.stderr[-3000:]
   return workdir
@@ -186,7 +185,7 @@ def test_the_benchmark_measures_two_processes_as_one(tmp_path):
         # By its own clock the second process would train on after the first has ended.
         [*start, address, f'--process_id={i}', f'--seconds={1000 * i}', *flags],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, **QUICKLY},
+        env={**os.environ, **ON_CPU},
       )
       for i in (0, 1)
     ]  # fmt: skip

@@ -31,8 +31,6 @@ SIZE = (
 )
 MESHES = {'8x1x1': (8, 1, 1), '4x2x1': (4, 2, 1), '2x2x2': (2, 2, 2), '1x8x1': (1, 8, 1)}
 EXTENTS = {'data': 2, 'fsdp': 4, 'tensor': 2}
-# Without its back end's optimisations XLA compiles a step in half the time.
-QUICK = {'xla_backend_optimization_level': 0}
 
 
 def _automatic(*shape):
@@ -238,7 +236,6 @@ def _setup(shape):
       make_train_step(model, tx, Encoders(), config),
       in_shardings=(shardings, sharding.batch_sharding(mesh), None, None),
       out_shardings=(shardings, None),
-      compiler_options=QUICK,
     )
 
   def advance(state):
