@@ -12,8 +12,9 @@ jax.config.update('jax_num_cpu_devices', 8)
 flags.FLAGS.mark_as_parsed()
 # Tests wait for the compiler more than for what it makes, so it optimises little, here and in the
 # processes that tests start; JAX_DISABLE_MOST_OPTIMIZATIONS=0 has it do all it does elsewhere.
-_quick = os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-jax.config.update('jax_disable_most_optimizations', _quick not in ('0', 'false', ''))
+if 'JAX_DISABLE_MOST_OPTIMIZATIONS' not in os.environ:
+  os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+  jax.config.update('jax_disable_most_optimizations', True)
 # Most of the time goes into compiling, and most programs are compiled by several tests.
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 jax.config.update('jax_compilation_cache_dir', str(ROOT / '.pytest_cache' / 'xla'))

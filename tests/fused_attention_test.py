@@ -107,15 +107,19 @@ def _kernels(block, tokens, width, mesh=None):
 
 def test_a_tpu_gets_the_kernel_where_it_fits_and_is_wanted():
   device = jax.sharding.AbstractDevice('TPU v5 lite', 1, 'tpu')
-  auto = (jax.sharding.AxisType.Auto,) * 3
-  mesh = jax.sharding.AbstractMesh((2, 2, 1), sharding.AXES, auto, abstract_device=device)
+  mesh_of = lambda *shape: jax.sharding.AbstractMesh(
+    shape, sharding.AXES, (jax.sharding.AxisType.Auto,) * 3, abstract_device=device
+  )
+  mesh = mesh_of(2, 2, 1)
   block = functools.partial(vit.Block, heads=4, mlp=16, dtype=jnp.bfloat16)
   assert _kernels(block(), 9, 64, mesh) == 1
   assert _kernels(block(attention='xla'), 9, 64, mesh) == 0
   assert _kernels(block(), 1000, 64, mesh) == 0
   assert _kernels(block(), 9, 64) == 0
-  alone = jax.sharding.AbstractMesh((1,), ('data',), auto[:1], abstract_device=device)
-  assert _kernels(block(), 9, 64, alone) == 1
+  assert _kernels(block(), 9, 64, mesh_of(1, 1, 1)) == 1
+  # All heads are too much for a core, half of them are not.
+  assert _kernels(block(), 289, 1024, mesh) == 0
+  assert _kernels(block(), 289, 1024, mesh_of(2, 1, 2)) == 1
 
 
 @pytest.mark.parametrize(('devices', 'kernels'), [(1, 1), (4, 0)])

@@ -212,7 +212,7 @@ def test_a_kernel_costs_what_its_author_counted():
   module = hlo.parse("""
 ENTRY %m (x: bf16[4,99,192]) -> bf16[4,99,64] {
   %x = bf16[4,99,192]{2,1,0} parameter(0)
-  ROOT %k = bf16[4,99,64]{2,1,0} custom-call(%x), custom_call_target="tpu_custom_call", metadata={op_name="jit(s)/jvp(DFREC)/tirm/pallas_call"}, backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{"flops":"2569","transcendentals":"10","bytes_accessed":"51"}}}
+  ROOT %k = bf16[4,99,64]{2,1,0} custom-call(%x), custom_call_target="tpu_custom_call", metadata={op_name="jit(s)/jvp(DFREC)/tirm/pallas_call"}, backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{"transcendentals":"10","flops":"2569","bytes_accessed":"51"}}}
 }
 """)  # noqa: E501
   cost = hlo_cost.costs(module)['m', 'k']

@@ -7,11 +7,12 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
 import dfrec_jax
-from dfrec_jax import calibration, checkpointing
+from dfrec_jax import calibration, checkpointing, sharding
 from dfrec_jax.calibration import Calibration
 from dfrec_jax.convert.__main__ import to_file
 from dfrec_jax.errors import InputError
@@ -50,6 +51,24 @@ def test_a_result_does_not_depend_on_its_batch():
   stacked = make_recoverer().recover(np.stack(images), seed=5)
   for a, b in zip(stacked, alone, strict=True):
     _same(a, b)
+
+
+class _TracedError(Exception):
+  """Ends a compilation once it is known what for."""
+
+
+@pytest.mark.parametrize('devices', [None, 2])
+def test_a_program_is_for_the_devices_of_the_variables(monkeypatch, tmp_path, devices):
+  # This machine has eight: what others it has must not choose how attention is computed.
+  def trace(*_):
+    raise _TracedError(jax.sharding.get_abstract_mesh().size)
+
+  sizes = ml_collections.ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
+  mesh = devices and sharding.make_mesh(sizes, jax.devices()[:devices])
+  loaded = checkpointing.load_model(write_model(tmp_path / 'm.safetensors'), mesh=mesh)
+  monkeypatch.setattr(recoverer, '_predict', trace)
+  with pytest.raises(_TracedError, match=f'^{devices or 1}'):
+    recoverer.Recoverer(loaded).compile()
 
 
 @functools.cache

@@ -92,11 +92,12 @@ def attention(qkv: jax.Array, implementation: str = 'auto') -> jax.Array:
   """
   *_, tokens, _, heads, features = qkv.shape
   auto = implementation == 'auto'
-  width = heads // parts(qkv.shape, *_PROJECTED)[3] * features  # of a device's own heads
-  if auto and platform() == 'tpu' and fused_attention.fits(tokens, width, qkv.dtype):
+  if auto and platform() == 'tpu':
     divided = division(qkv.shape, *_PROJECTED)
     # No compiler divides a kernel: it is called by each device of a mesh, or by the only one.
-    if divided is not None or on_one_device():
+    possible = divided is not None or on_one_device()
+    own_heads = heads // parts(qkv.shape, *_PROJECTED)[3]
+    if possible and fused_attention.fits(tokens, own_heads * features, qkv.dtype):
       return fused_attention.fused_attention(qkv, divided)
   # Products of a CPU want the heads in front: one transposition of all three makes them so, where
   # XLA would make one of each. Together they are no change of the arrays.
@@ -108,7 +109,7 @@ def attention(qkv: jax.Array, implementation: str = 'auto') -> jax.Array:
 def _cudnn_takes(features: int, dtype: Any) -> bool:
   """Whether this process' GPU is an NVIDIA one, of Ampere or later, and its kernel takes these."""
   if (platform(), jax.default_backend()) != ('gpu', 'gpu'):
-    return False  # Or it is for another's, of which nothing is known.
+    return False  # A plan for a TPU, or for GPUs of another machine, of which nothing is known.
   if dtype != jnp.bfloat16 or features > 128 or features % 8:
     return False
   capability = str(jax.local_devices()[0].compute_capability)  # '9.0'; AMD's are 'gfx90a'.

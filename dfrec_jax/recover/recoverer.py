@@ -141,16 +141,19 @@ class Recoverer:
       images = jax.ShapeDtypeStruct(shape, np.uint8)
       seed = jax.ShapeDtypeStruct((), np.uint32)
       predict = programs.jit(functools.partial(_predict, self._model, self.draws))
-      # On accelerators products would be rounded, and kernels chosen by the clock. A mesh of one
-      # device says that there are no others, so that how many there are changes no result.
-      with jax.set_mesh(self._here()), jax.default_matmul_precision('highest'):
+      # On accelerators products would be rounded, and kernels chosen by the clock. The mesh says
+      # that other devices have no part in it, so that how many there are changes no result.
+      with jax.set_mesh(self._mesh()), jax.default_matmul_precision('highest'):
         lowered = predict.lower(self._variables, images, seed)
       gpu = jax.default_backend() == 'gpu'
       self._program = lowered.compile({'xla_gpu_deterministic_ops': True} if gpu else None)
 
-  def _here(self) -> jax.sharding.Mesh:
-    """The device that has the variables."""
-    return jax.sharding.Mesh(list(jax.tree.leaves(self._variables)[0].devices()), ('data',))
+  def _mesh(self) -> jax.sharding.Mesh:
+    """Where the variables are: the mesh that they were loaded for, else their only device."""
+    where = jax.tree.leaves(self._variables)[0].sharding
+    if isinstance(where, jax.sharding.NamedSharding):
+      return where.mesh
+    return jax.sharding.Mesh(list(where.device_set), ('data',))
 
   def recover(self, images: Sequence[np.ndarray] | np.ndarray, *, seed: int = 0) -> list[Recovered]:
     """Recovers crops of faces.
